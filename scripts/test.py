@@ -1,0 +1,39 @@
+"""Sets up the host if needed, then runs ruff and the tests in it.
+
+python3 scripts/test.py [arguments for pytest]
+"""
+
+import os
+import subprocess
+import sys
+import time
+
+from comfy_host import PACK_ROOT, SetupError, ensure_host
+
+
+def main() -> int:
+    began = time.monotonic()
+    try:
+        host = ensure_host()
+    except SetupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    # The tools by their scripts: `python -m` would put the repository, and so its nodes/, on sys.path.
+    tools = host.python.parent
+    checks = {
+        "ruff check": [tools / "ruff", "check", "--no-cache", "."],
+        "ruff format": [tools / "ruff", "format", "--no-cache", "--check", "."],
+        "pytest": [tools / "pytest", "-q", *sys.argv[1:]],
+    }
+    environment = {**os.environ, "COMFYUI_PATH": str(host.tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    results = {}
+    for name, command in checks.items():
+        code = subprocess.run(command, cwd=PACK_ROOT, env=environment, stdin=subprocess.DEVNULL).returncode
+        results[name] = "passed" if code == 0 else f"FAILED (code {code})"
+    summary = ", ".join(f"{name} {result}" for name, result in results.items())
+    print(f"{summary}; {time.monotonic() - began:.0f} s in all")
+    return 0 if set(results.values()) == {"passed"} else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

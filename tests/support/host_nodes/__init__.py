@@ -1,0 +1,72 @@
+"""Test-only nodes. Linked into a test host's custom_nodes; never registered for users."""
+
+import torch
+from comfy_api.latest import ComfyExtension, io
+
+
+class RandomConditioning(io.ComfyNode):
+    """Stands in for a text encoder: the same seed gives the same conditioning."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="RandomConditioning",
+            display_name="Random Conditioning (test only)",
+            category="xDiT/test",
+            description=cls.__doc__,
+            inputs=[
+                io.Int.Input("seed", default=0, min=0, max=2**63 - 1),
+                io.Int.Input("tokens", default=16, min=1, max=4096),
+                io.Int.Input("context_dim", default=128, min=1, max=16384),
+                io.Int.Input("pooled_dim", default=64, min=0, max=16384, tooltip="0: no pooled output"),
+                io.Float.Input("guidance", default=3.5, min=-1.0, max=100.0, step=0.1, tooltip="negative: none"),
+            ],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, seed, tokens, context_dim, pooled_dim, guidance) -> io.NodeOutput:
+        generator = torch.Generator().manual_seed(seed)
+        cond = torch.randn(1, tokens, context_dim, generator=generator)
+        options = {}
+        if pooled_dim:
+            options["pooled_output"] = torch.randn(1, pooled_dim, generator=generator)
+        if guidance >= 0:
+            options["guidance"] = guidance
+        return io.NodeOutput([[cond, options]])
+
+
+class RandomLatent(io.ComfyNode):
+    """Stands in for a VAE-encoded image: normal noise, the same for the same seed."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="RandomLatent",
+            display_name="Random Latent (test only)",
+            category="xDiT/test",
+            description=cls.__doc__,
+            inputs=[
+                io.Int.Input("seed", default=0, min=0, max=2**63 - 1),
+                io.Int.Input("width", default=128, min=8, max=16384, step=8),
+                io.Int.Input("height", default=128, min=8, max=16384, step=8),
+                io.Int.Input("channels", default=16, min=1, max=256),
+                io.Int.Input("batch_size", default=1, min=1, max=64),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, seed, width, height, channels, batch_size) -> io.NodeOutput:
+        generator = torch.Generator().manual_seed(seed)
+        samples = torch.randn(batch_size, channels, height // 8, width // 8, generator=generator)
+        return io.NodeOutput({"samples": samples})
+
+
+class TestNodes(ComfyExtension):
+    async def get_node_list(self):
+        return [RandomConditioning, RandomLatent]
+
+
+async def comfy_entrypoint():
+    return TestNodes()

@@ -1,0 +1,68 @@
+"""Writes prompts in ComfyUI's API format."""
+
+from .tiny_models import FLUX_CONTEXT, FLUX_POOLED
+
+
+class Node(list):
+    """A node in a Graph; used as an input value it is a link to the node's first output."""
+
+    def out(self, index: int) -> list:
+        """A link to output `index`."""
+        return [self[0], index]
+
+    @property
+    def id(self) -> str:
+        return self[0]
+
+
+class Graph:
+    """Nodes and links: graph.add("KSampler", model=loader, seed=1, …); `graph.prompt` is what the server takes."""
+
+    def __init__(self):
+        self.prompt: dict[str, dict] = {}
+
+    def add(self, class_type: str, /, **inputs) -> Node:
+        node = Node([str(len(self.prompt) + 1), 0])
+        links = {name: list(value) if isinstance(value, list) else value for name, value in inputs.items()}
+        self.prompt[node.id] = {"class_type": class_type, "inputs": links}
+        return node
+
+    def flux_conditioning(self, seed: int, tokens: int = 16, guidance: float = 3.5) -> Node:
+        """Random conditioning of the tiny Flux's widths."""
+        return self.add(
+            "RandomConditioning",
+            seed=seed,
+            tokens=tokens,
+            context_dim=FLUX_CONTEXT,
+            pooled_dim=FLUX_POOLED,
+            guidance=guidance,
+        )
+
+    def sample(self, sampler: str, model: list, positive: list, latent: list, **inputs) -> Node:
+        """KSampler or a node with its inputs; 4 Euler steps of seed 7, cfg 1, `negative` the positive unless given."""
+        defaults = {
+            "seed": 7,
+            "steps": 4,
+            "cfg": 1.0,
+            "sampler_name": "euler",
+            "scheduler": "simple",
+            "denoise": 1.0,
+            "negative": positive,
+        }
+        return self.add(sampler, model=model, positive=positive, latent_image=latent, **{**defaults, **inputs})
+
+    def sample_custom(self, sampler: str, model: list, positive: list, latent: list, **inputs) -> Node:
+        """SamplerCustomAdvanced or a node with its inputs: basic guider; `seed`, `steps`, `sampler_name` as above."""
+        options = {"seed": 7, "steps": 4, "sampler_name": "euler", **inputs}
+        return self.add(
+            sampler,
+            noise=self.add("RandomNoise", noise_seed=options.pop("seed")),
+            guider=self.add("BasicGuider", model=model, conditioning=positive),
+            sampler=self.add("KSamplerSelect", sampler_name=options.pop("sampler_name")),
+            sigmas=self.add("BasicScheduler", model=model, scheduler="simple", steps=options.pop("steps"), denoise=1.0),
+            latent_image=latent,
+            **options,
+        )
+
+    def save(self, latent: list, prefix: str = "test/latent") -> Node:
+        return self.add("SaveLatent", samples=latent, filename_prefix=prefix)

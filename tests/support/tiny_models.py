@@ -1,0 +1,150 @@
+"""Tiny random models that pass ComfyUI's own detection.
+
+Shapes come from ComfyUI's model classes, built on `meta`, so ComfyUI must be importable (support.comfy.import_comfy).
+Weights are random with fixed seeds, never zero, and scaled so that activations stay of order one.
+"""
+
+import zlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+FLUX_CONTEXT = 128  # width of the text conditioning of the tiny Flux
+FLUX_POOLED = 64
+SDXL_CONTEXT = 2048
+SDXL_POOLED = 1280
+
+
+class ModelShelf:
+    """Writes tiny models into ComfyUI's models folder, each once, and gives the names that ComfyUI lists."""
+
+    def __init__(self, models: Path):
+        self.models = models
+
+    def flux(self, hidden: int = 256, double: int = 2, single: int = 3, guidance: bool = True, seed: int = 0) -> str:
+        """FLUX.1-dev in small (schnell without `guidance`): hidden / 128 heads, context 128, pooled 64. fp32."""
+        name = f"tiny-flux-{hidden}-{double}-{single}{'' if guidance else '-schnell'}-{seed}.safetensors"
+        return self._file("diffusion_models", name, lambda: flux_weights(hidden, double, single, guidance, seed))
+
+    def flux_lora(self, hidden: int = 256, double: int = 2, single: int = 3, rank: int = 4, seed: int = 1) -> str:
+        """A LoRA on every attention and MLP matrix of flux(hidden, double, single); it moves the result visibly."""
+        name = f"tiny-flux-lora-{hidden}-{double}-{single}-{rank}-{seed}.safetensors"
+        return self._file("loras", name, lambda: flux_lora_weights(hidden, double, single, rank, seed))
+
+    def flux_controlnet(self, hidden: int = 256, double: int = 1, single: int = 1, seed: int = 2) -> str:
+        """An XLabs-style Flux ControlNet: takes an image, needs no VAE, adds to double and single blocks."""
+        name = f"tiny-flux-controlnet-{hidden}-{double}-{single}-{seed}.safetensors"
+        return self._file("controlnet", name, lambda: flux_controlnet_weights(hidden, double, single, seed))
+
+    def sdxl(self, seed: int = 3) -> str:
+        """An SDXL UNet with the transformer depths of Segmind Vega: context 2048, pooled 1280. fp16, 110 MB."""
+        return self._file("diffusion_models", f"tiny-sdxl-{seed}.safetensors", lambda: sdxl_weights(seed))
+
+    def _file(self, folder: str, name: str, make) -> str:
+        path = self.models / folder / name
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            save_file(make(), partial)
+            partial.rename(path)
+        return name
+
+
+def random_weights(module: torch.nn.Module, seed: int, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """Random values for every parameter of a module on `meta`.
+
+    Matrices and kernels: normal / sqrt(fan in). Norm weights: around one. Biases and the like: 0.1 × normal.
+    """
+    return {name: random_tensor(name, value.shape, seed).to(dtype) for name, value in module.state_dict().items()}
+
+
+def random_tensor(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
+    """Depends on `name` and `seed` only, so models with blocks added keep the weights that they share."""
+    generator = torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(name.encode()))
+    value = torch.randn(shape, generator=generator)
+    if len(shape) >= 2:
+        return value / shape[1:].numel() ** 0.5
+    return 1 + 0.1 * value if name.endswith(("weight", "scale")) else 0.1 * value
+
+
+def flux_config(hidden: int, double: int, single: int, guidance: bool) -> dict:
+    return {
+        "in_channels": 16,
+        "out_channels": 16,
+        "vec_in_dim": FLUX_POOLED,
+        "context_in_dim": FLUX_CONTEXT,
+        "hidden_size": hidden,
+        "mlp_ratio": 4.0,
+        "num_heads": hidden // 128,
+        "depth": double,
+        "depth_single_blocks": single,
+        "axes_dim": [16, 56, 56],
+        "theta": 10000,
+        "patch_size": 2,
+        "qkv_bias": True,
+        "guidance_embed": guidance,
+        "txt_ids_dims": [],
+    }
+
+
+def flux_weights(hidden: int, double: int, single: int, guidance: bool, seed: int) -> dict[str, torch.Tensor]:
+    import comfy.ldm.flux.model
+    import comfy.ops
+
+    config = flux_config(hidden, double, single, guidance)
+    model = comfy.ldm.flux.model.Flux(**config, device="meta", operations=comfy.ops.disable_weight_init)
+    return {published_name(name): value for name, value in random_weights(model, seed).items()}
+
+
+def flux_controlnet_weights(hidden: int, double: int, single: int, seed: int) -> dict[str, torch.Tensor]:
+    import comfy.ldm.flux.controlnet
+    import comfy.ops
+
+    config = flux_config(hidden, double, single, guidance=True)
+    model = comfy.ldm.flux.controlnet.ControlNetFlux(**config, device="meta", operations=comfy.ops.disable_weight_init)
+    return {published_name(name): value for name, value in random_weights(model, seed).items()}
+
+
+def published_name(name: str) -> str:
+    """Flux files say `query_norm.scale` where ComfyUI's module says `query_norm.weight`."""
+    return f"{name.removesuffix('weight')}scale" if name.endswith("_norm.weight") else name
+
+
+def flux_lora_weights(hidden: int, double: int, single: int, rank: int, seed: int) -> dict[str, torch.Tensor]:
+    lora = {}
+    for name, weight in flux_weights(hidden, double, single, True, seed).items():
+        if weight.ndim == 2 and "_blocks." in name:
+            target = f"diffusion_model.{name.removesuffix('.weight')}"
+            for part, shape in (("lora_up", (weight.shape[0], rank)), ("lora_down", (rank, weight.shape[1]))):
+                key = f"{target}.{part}.weight"
+                lora[key] = random_tensor(key, torch.Size(shape), seed)
+            lora[f"{target}.alpha"] = torch.tensor(float(rank) / 4)
+    return lora
+
+
+def sdxl_weights(seed: int) -> dict[str, torch.Tensor]:
+    import comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel
+    import comfy.ops
+
+    model = openaimodel.UNetModel(
+        image_size=32,
+        in_channels=4,
+        out_channels=4,
+        model_channels=320,
+        num_res_blocks=[2, 2, 2],
+        channel_mult=[1, 1, 1],
+        transformer_depth=[0, 0, 1, 1, 2, 2],
+        transformer_depth_output=[0, 0, 0, 1, 1, 1, 2, 2, 2],
+        transformer_depth_middle=1,
+        num_head_channels=64,
+        use_spatial_transformer=True,
+        use_linear_in_transformer=True,
+        context_dim=SDXL_CONTEXT,
+        num_classes="sequential",
+        adm_in_channels=2816,
+        legacy=False,
+        device="meta",
+        operations=comfy.ops.disable_weight_init,
+    )
+    return random_weights(model, seed, torch.float16)
