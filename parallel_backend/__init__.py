@@ -1,0 +1,1 @@
+"""Everything behind the nodes: the process group, its host side and its rank side."""

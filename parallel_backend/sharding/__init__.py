@@ -1,0 +1,1 @@
+"""How a model's forward is split over ranks."""

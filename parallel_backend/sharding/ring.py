@@ -1,0 +1,85 @@
+"""Ring attention: keys and values travel from rank to rank, partial results are merged by log-sum-exp (2310.01889).
+
+Exact for chunks of any length and for masks. The next chunk is on its way while the current one is computed.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from .collectives import SequenceGroups, TokenSplit, start_shift
+from .lse_attention import attention_with_lse
+
+# Below this the mask's value swallows any score: fp32 scores differ by far less than its last digit.
+_SWALLOWS_SCORES = -1e30
+_WHOLE_ROW_OFF = -1e4
+
+KernelWithLse = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+
+def ring_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    chunks: TokenSplit,
+    groups: SequenceGroups,
+    mask: torch.Tensor | None = None,
+    scale: float | None = None,
+    kernel: KernelWithLse = attention_with_lse,
+) -> torch.Tensor:
+    """Attention of this ring rank's queries over the keys of all ring ranks.
+
+    q [B, H, Lq, D]; k, v [B, h, chunks.local[ring_rank], D] (h divides H); mask [.., .., Lq or 1, all keys or 1] for
+    these queries, keys in ring order. `kernel(q, k, v, mask, scale)` is `attention_with_lse` or one that keeps its
+    promises, those about fully masked rows included. Returns [B, Lq, H*D].
+    """
+    if mask is not None and mask.dtype != torch.bool:
+        q, mask = _settle_masked_rows(q, mask)
+    out = lse = None
+    for owner, (keys, values) in _travelling(torch.stack((k, v)), chunks.local, groups):
+        if keys.shape[2] == 0 or q.shape[2] == 0:
+            continue
+        block = None if mask is None else _columns(mask, chunks.span(owner, owner + 1))
+        part, part_lse = kernel(q, keys, values, block, scale)
+        if out is None:
+            out, lse = part.float(), part_lse
+        else:
+            # nan: neither side has a key for this row yet, both hold zeros
+            weight = torch.sigmoid((part_lse - lse).nan_to_num_(nan=0.0)).unsqueeze(-1)
+            out, lse = torch.lerp(out, part.float(), weight), torch.logaddexp(lse, part_lse)
+    if out is None:
+        return q.new_zeros(q.shape[0], q.shape[2], q.shape[1] * v.shape[3])
+    return out.to(q.dtype).transpose(1, 2).flatten(2)
+
+
+def _travelling(kv: torch.Tensor, lengths: Sequence[int], groups: SequenceGroups) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (ring rank whose chunk it is, chunk [2, B, h, l, D]) for every chunk, this rank's own first."""
+    for step in range(groups.ring_size):
+        owner = (groups.ring_rank - step) % groups.ring_size
+        last = step + 1 == groups.ring_size
+        if not last:
+            coming = kv.new_empty(*kv.shape[:3], lengths[owner - 1], kv.shape[4])
+            works = start_shift(kv, coming, groups.ring)
+        yield owner, kv
+        if not last:
+            for work in works:
+                work.wait()
+            kv = coming
+
+
+def _columns(mask: torch.Tensor, keys: slice) -> torch.Tensor:
+    return mask if mask.shape[-1] == 1 else mask[..., keys]
+
+
+def _settle_masked_rows(q: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make rows that an additive mask switches off with a finite number (finfo.min, -65504) mergeable.
+
+    Unsharded, such a row is still a softmax over what the rounding of scores + mask leaves. Its log-sum-exp is so large
+    that log(number of keys) is lost in it, so the merge would weigh chunks wrongly. Softmax does not change when a row
+    is shifted: shift it to 0, and where the mask swallowed the scores, drop them.
+    """
+    top = mask.amax(dim=-1, keepdim=True)
+    off = (top < _WHOLE_ROW_OFF) & torch.isfinite(top)
+    q = q.masked_fill(off & (top < _SWALLOWS_SCORES), 0)
+    return q, torch.where(off, mask - top, mask)
