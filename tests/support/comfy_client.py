@@ -7,7 +7,8 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -165,13 +166,36 @@ class ComfyClient:
         """Wait until the progress bar of a prompt shows `step` or more."""
         return self.wait_for(prompt_id, lambda e: e.type == "progress" and e.data["value"] >= step, timeout)
 
+    def validate(self, prompt: dict) -> None:
+        """Have the server validate a prompt without running it. Raises PromptRefused.
+
+        The server has no call for that, so the prompt waits behind a node that holds the queue, and is taken out.
+        """
+        with self._held_queue():
+            self.post("/queue", {"delete": [self.queue(prompt)]})
+
     def interrupt(self, prompt_id: str | None = None) -> None:
         """Press Cancel: for one running prompt, or for whatever runs."""
         self.post("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
 
     def free(self) -> None:
-        """Ask the server to unload models and forget cached results. It does so when its queue is empty."""
-        self.post("/free", {"unload_models": True, "free_memory": True})
+        """Have the server unload its models and forget cached results, before the next prompt runs.
+
+        The server does so after the prompt that is running, so one is made to run.
+        """
+        with self._held_queue():
+            self.post("/free", {"unload_models": True, "free_memory": True})
+
+    @contextmanager
+    def _held_queue(self) -> Iterator[None]:
+        """The test-only node HoldQueue keeps the server busy inside this context."""
+        holding = self.queue({"hold": {"class_type": "HoldQueue", "inputs": {"seconds": 60.0}}})
+        self.wait_for(holding, lambda event: event.type == "executing" and event.data["node"] == "hold", 60)
+        try:
+            yield
+        finally:
+            self.interrupt(holding)
+            self.wait(holding, 60)
 
     def object_info(self) -> dict[str, dict]:
         return self.get("/object_info")

@@ -64,5 +64,16 @@ class Graph:
             **options,
         )
 
+    def parallel_config(self, devices: str, **inputs) -> Node:
+        """Parallel Config on `devices`; strategy manual as soon as a degree is given."""
+        degrees = ("ulysses", "ring", "cfg", "batch", "pipefusion")
+        defaults = {
+            "strategy": "manual" if any(name in inputs for name in degrees) else "auto",
+            **dict.fromkeys(degrees, 1),
+            "attention": "auto",
+            "unsupported": "run on one device",
+        }
+        return self.add("XDiTParallelConfig", devices=devices, **{**defaults, **inputs})
+
     def save(self, latent: list, prefix: str = "test/latent") -> Node:
         return self.add("SaveLatent", samples=latent, filename_prefix=prefix)

@@ -1,5 +1,8 @@
 """Test-only nodes. Linked into a test host's custom_nodes; never registered for users."""
 
+import time
+
+import comfy.model_management
 import torch
 from comfy_api.latest import ComfyExtension, io
 
@@ -63,9 +66,33 @@ class RandomLatent(io.ComfyNode):
         return io.NodeOutput({"samples": samples})
 
 
+class HoldQueue(io.ComfyNode):
+    """Keeps the queue busy until it is cancelled, or for so many seconds."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HoldQueue",
+            display_name="Hold Queue (test only)",
+            category="xDiT/test",
+            description=cls.__doc__,
+            inputs=[io.Float.Input("seconds", default=60.0, min=0.0, max=600.0)],
+            is_output_node=True,
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def execute(cls, seconds) -> io.NodeOutput:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            time.sleep(0.02)
+        return io.NodeOutput()
+
+
 class TestNodes(ComfyExtension):
     async def get_node_list(self):
-        return [RandomConditioning, RandomLatent]
+        return [RandomConditioning, RandomLatent, HoldQueue]
 
 
 async def comfy_entrypoint():

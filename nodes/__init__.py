@@ -1,0 +1,25 @@
+"""The nodes people drag."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .config import XDiTParallelConfig
+from .host_version import warn_if_too_old
+from .loader import XDiTCheckpointLoader, XDiTDiffusersLoader, XDiTLoader
+from .sampler import XDiTSampler, XDiTSamplerAdvanced
+
+
+class XDiTExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        warn_if_too_old()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            XDiTLoader,
+            XDiTCheckpointLoader,
+            XDiTDiffusersLoader,
+            XDiTSampler,
+            XDiTSamplerAdvanced,
+            XDiTParallelConfig,
+        ]

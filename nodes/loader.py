@@ -1,0 +1,140 @@
+"""The loaders: MODELs that weigh nothing in ComfyUI's process, because their weights go to the ranks only."""
+
+from __future__ import annotations
+
+import os
+
+import comfy.sd
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..parallel_backend.config import ParallelConfig
+from ..parallel_backend.diffusers_folder import load_diffusers_folder, model_folder
+from ..parallel_backend.host.devices import resolve
+from ..parallel_backend.host.manager import manager
+from ..parallel_backend.host.model import XDiTModelPatcher
+from ..parallel_backend.recipe import Recipe
+from .config import CATEGORY, config_input
+
+WEIGHT_DTYPES = {
+    "default": {},
+    "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
+    "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
+    "fp8_e5m2": {"dtype": torch.float8_e5m2},
+}
+WEIGHT_DTYPE_TOOLTIP = "The dtype of the weights in the ranks. default: as in the file."
+
+
+def _load(recipe: Recipe, config: ParallelConfig | None) -> XDiTModelPatcher:
+    manager.warm_up(resolve((config or ParallelConfig()).devices))
+    return XDiTModelPatcher.from_recipe(recipe, config)
+
+
+class XDiTLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XDiTLoader",
+            display_name="xDiT Loader",
+            category=CATEGORY,
+            description="Loads a diffusion model for sampling on several devices. Its weights are loaded in the ranks;"
+            " in ComfyUI's own process the MODEL weighs nothing.",
+            search_aliases=["xdit", "multi gpu", "load diffusion model", "unet"],
+            inputs=[
+                io.Combo.Input(
+                    "unet_name",
+                    options=folder_paths.get_filename_list("diffusion_models"),
+                    tooltip="A safetensors file of models/diffusion_models.",
+                ),
+                io.Combo.Input("weight_dtype", options=list(WEIGHT_DTYPES), tooltip=WEIGHT_DTYPE_TOOLTIP),
+                config_input(),
+            ],
+            outputs=[io.Model.Output(tooltip="Works with LoRA, ModelSampling and sampler nodes as any MODEL does.")],
+        )
+
+    @classmethod
+    def execute(cls, unet_name, weight_dtype, parallel_config=None) -> io.NodeOutput:
+        path = folder_paths.get_full_path_or_raise("diffusion_models", unet_name)
+        recipe = Recipe(comfy.sd.load_diffusion_model, (path, WEIGHT_DTYPES[weight_dtype]))
+        return io.NodeOutput(_load(recipe, parallel_config))
+
+
+class XDiTCheckpointLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XDiTCheckpointLoader",
+            display_name="xDiT Checkpoint Loader",
+            category=CATEGORY,
+            description="Loads a checkpoint: the diffusion model for the ranks, text encoder and VAE for ComfyUI.",
+            search_aliases=["xdit", "multi gpu", "load checkpoint"],
+            inputs=[
+                io.Combo.Input(
+                    "ckpt_name",
+                    options=folder_paths.get_filename_list("checkpoints"),
+                    tooltip="A safetensors file of models/checkpoints.",
+                ),
+                config_input(),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The diffusion model, its weights in the ranks."),
+                io.Clip.Output(tooltip="The text encoder, loaded by ComfyUI as always."),
+                io.Vae.Output(tooltip="The VAE, loaded by ComfyUI as always."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, ckpt_name, parallel_config=None) -> io.NodeOutput:
+        path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
+        embeddings = folder_paths.get_folder_paths("embeddings")
+        recipe = Recipe(
+            comfy.sd.load_checkpoint_guess_config, (path, False, False, False, embeddings, True, {}, {}), index=0
+        )
+        model = _load(recipe, parallel_config)
+        _, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
+            path, output_vae=True, output_clip=True, embedding_directory=embeddings, output_model=False
+        )
+        return io.NodeOutput(model, clip, vae)
+
+
+class XDiTDiffusersLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XDiTDiffusersLoader",
+            display_name="xDiT Diffusers Loader",
+            category=CATEGORY,
+            description="Loads the diffusion model of a folder in diffusers layout (transformer/ or unet/, single or"
+            " sharded safetensors) for sampling on several devices.",
+            search_aliases=["xdit", "multi gpu", "diffusers"],
+            inputs=[
+                io.Combo.Input(
+                    "model_path",
+                    options=_diffusers_folders(),
+                    tooltip="A folder of models/diffusers that holds a model_index.json.",
+                ),
+                io.Combo.Input("weight_dtype", options=list(WEIGHT_DTYPES), tooltip=WEIGHT_DTYPE_TOOLTIP),
+                config_input(),
+            ],
+            outputs=[io.Model.Output(tooltip="The diffusion model, its weights in the ranks.")],
+        )
+
+    @classmethod
+    def execute(cls, model_path, weight_dtype, parallel_config=None) -> io.NodeOutput:
+        folder = next(
+            os.path.join(root, model_path)
+            for root in folder_paths.get_folder_paths("diffusers")
+            if os.path.isdir(os.path.join(root, model_path))
+        )
+        recipe = Recipe(load_diffusers_folder, (model_folder(folder), WEIGHT_DTYPES[weight_dtype]))
+        return io.NodeOutput(_load(recipe, parallel_config))
+
+
+def _diffusers_folders() -> list[str]:
+    found = []
+    for root in folder_paths.get_folder_paths("diffusers"):
+        for folder, _, files in os.walk(root, followlinks=True):
+            if "model_index.json" in files:
+                found.append(os.path.relpath(folder, root))
+    return sorted(found)

@@ -1,0 +1,103 @@
+"""What a person asks for: devices, strategy, degrees. Plain frozen data, checked where it is made."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, fields
+
+STRATEGIES = ("auto", "manual")
+ATTENTION_KERNELS = ("auto", "comfyui", "cudnn", "flash")
+UNSUPPORTED = ("run on one device", "refuse")
+NOT_BUILT = {"batch": "batch parallelism", "pipefusion": "PipeFusion"}
+DEFAULT_CPU_RANKS = 2
+MAX_CPU_RANKS = 64
+
+_CPU = re.compile(r"cpu(?::(\d+))?")
+
+
+class ConfigError(ValueError):
+    """A parallel configuration that cannot work; the message says what was asked, what is possible, what to do."""
+
+
+@dataclass(frozen=True)
+class Degrees:
+    """How many ways a request is divided along each axis; their product is the number of ranks that take part.
+
+    Sources: Ulysses arXiv 2309.14509, ring attention arXiv 2310.01889, USP (both) arXiv 2405.07719, PipeFusion
+    arXiv 2405.14430; cfg: the conditions of classifier-free guidance; batch: the rows of a latent batch.
+    """
+
+    ulysses: int = 1
+    ring: int = 1
+    cfg: int = 1
+    batch: int = 1
+    pipefusion: int = 1
+
+    def __post_init__(self):
+        for axis in fields(self):
+            value = getattr(self, axis.name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{axis.name} degree is {value!r}; a degree is a whole number from 1 on")
+
+    @property
+    def sequence(self) -> int:
+        return self.ulysses * self.ring
+
+    @property
+    def ranks(self) -> int:
+        return math.prod(getattr(self, axis.name) for axis in fields(self))
+
+    def __str__(self) -> str:
+        active = [f"{axis.name} {getattr(self, axis.name)}" for axis in fields(self) if getattr(self, axis.name) > 1]
+        return " × ".join(active) or "one device"
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """One Parallel Config node. `degrees` counts for strategy "manual" only."""
+
+    devices: str = "auto"
+    strategy: str = "auto"
+    degrees: Degrees = Degrees()
+    attention: str = "auto"
+    unsupported: str = UNSUPPORTED[0]
+
+    def __post_init__(self):
+        parse_devices(self.devices)
+        for name, allowed in (
+            ("strategy", STRATEGIES),
+            ("attention", ATTENTION_KERNELS),
+            ("unsupported", UNSUPPORTED),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; possible: {', '.join(allowed)}")
+        if self.strategy == "manual":
+            for axis, title in NOT_BUILT.items():
+                if getattr(self.degrees, axis) > 1:
+                    raise ConfigError(
+                        f"{axis} degree {getattr(self.degrees, axis)}: {title} is not built yet; set {axis} to 1 and use"
+                        " ulysses, ring or cfg"
+                    )
+
+
+def parse_devices(text: str) -> tuple[str, tuple[int, ...]]:
+    """("auto", ()), ("cpu", ranks 0..n-1) or ("gpu", ComfyUI's device numbers). Raises ConfigError."""
+    text = text.strip().lower()
+    if text in ("", "auto"):
+        return "auto", ()
+    match = _CPU.fullmatch(text)
+    if match:
+        count = int(match[1] or DEFAULT_CPU_RANKS)
+        if not 1 <= count <= MAX_CPU_RANKS:
+            raise ConfigError(f"devices {text!r}: {count} CPU ranks; possible: 1 to {MAX_CPU_RANKS}")
+        return "cpu", tuple(range(count))
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(number.isdigit() for number in numbers):
+        raise ConfigError(
+            f"devices {text!r} is not understood; use auto, ComfyUI's device numbers such as 0,1,2,3, or cpu:2"
+        )
+    indices = tuple(int(number) for number in numbers)
+    if len(set(indices)) != len(indices):
+        raise ConfigError(f"devices {text!r} names a device twice; name each once")
+    return "gpu", indices

@@ -1,0 +1,48 @@
+"""Which devices a configuration means on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+import comfy.model_management
+
+from ..config import DEFAULT_CPU_RANKS, ConfigError, parse_devices
+
+
+@dataclass(frozen=True)
+class DeviceSet:
+    """The devices of a process group, one rank each; `indices` are ComfyUI's device numbers ("cuda") or ranks ("cpu")."""
+
+    kind: str
+    indices: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.indices)
+
+    def __str__(self) -> str:
+        return f"{self.size} CPU rank(s)" if self.kind == "cpu" else "GPU " + ",".join(map(str, self.indices))
+
+
+def visible_gpus() -> int:
+    """GPUs that ComfyUI sees and may use: 0 under --cpu."""
+    if comfy.model_management.cpu_mode():
+        return 0
+    return torch.cuda.device_count()
+
+
+def resolve(text: str) -> DeviceSet:
+    """The device set that `text` (see parse_devices) means here. Raises ConfigError for devices that do not exist."""
+    kind, indices = parse_devices(text)
+    gpus = visible_gpus()
+    if kind == "auto":
+        return DeviceSet("cuda", tuple(range(gpus))) if gpus else DeviceSet("cpu", tuple(range(DEFAULT_CPU_RANKS)))
+    if kind == "cpu":
+        return DeviceSet("cpu", indices)
+    missing = [index for index in indices if index >= gpus]
+    if missing:
+        there = f"ComfyUI sees GPU 0 to {gpus - 1}" if gpus else "ComfyUI sees no GPU; use cpu:2 for two CPU ranks"
+        raise ConfigError(f"devices {text!r}: no GPU {', '.join(map(str, missing))}; {there}")
+    return DeviceSet("cuda", indices)

@@ -1,0 +1,123 @@
+"""Remote forward: for what cannot be pickled, the sampler stays in ComfyUI and only model calls go to the ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+import comfy.model_management
+
+from ..config import Degrees, ParallelConfig
+from ..protocol import Discard, Forward
+from ..transport.packing import unpack
+from ..transport.pickling import CannotTravel, dumps
+from .describe import GraphDescribers
+from .group import ProcessGroup
+from .request import Request, RequestRefused, collect, prepare
+
+# Ran on the host already, around the call that is sent.
+HOST_OPTIONS = ("wrappers", "callbacks", "multigpu_thread_pool")
+
+
+def sample_here(
+    executor,
+    arguments: dict[str, Any],
+    callback: Callable | None,
+    disable_pbar: bool,
+    group: ProcessGroup,
+    degrees: Degrees,
+    config: ParallelConfig,
+) -> torch.Tensor:
+    """Run the rest of the OUTER_SAMPLE chain in this process with the diffusion model's calls served by the ranks.
+
+    Raises RequestRefused, naming the object, for what has to run inside the model call and cannot be sent.
+    """
+    patcher = executor.class_obj.model_patcher
+    if patcher.hook_patches:
+        raise RequestRefused(
+            "this prompt has a hook LoRA and an object that cannot be sent to the ranks (see the line above); the two"
+            " do not go together: remove one, or sample with a stock loader"
+        )
+    try:
+        request = prepare(group, "forward", _bare(patcher), degrees, config)
+    except CannotTravel as error:
+        raise RequestRefused(f"{error}; it is needed inside the model call, so this prompt cannot be sampled") from error
+    try:
+        with _served(patcher.model.diffusion_model, group, request, patcher.load_device):
+            return executor(**{**arguments, "callback": callback, "disable_pbar": disable_pbar})
+    finally:
+        if not group.closed:
+            group.send(Discard(request.number))
+
+
+def _bare(patcher: Any) -> Any:
+    """A clone with what belongs to the model itself: weights' patches and objects, nothing of the sampling around it."""
+    bare = patcher.clone()
+    bare.model_options = {"transformer_options": {}}
+    bare.wrappers, bare.callbacks, bare.attachments, bare.additional_models = {}, {}, {}, {}
+    bare.object_patches = {
+        name: value for name, value in patcher.object_patches.items() if name.startswith("diffusion_model.")
+    }
+    return bare
+
+
+@contextlib.contextmanager
+def _served(model: torch.nn.Module, group: ProcessGroup, request: Request, device: torch.device) -> Iterator[None]:
+    """While it lasts, `model` computes in the ranks. `_forward` is replaced where there is one: wrappers stay here."""
+    name = "_forward" if hasattr(type(model), "_forward") else "forward"
+    signature = inspect.signature(getattr(type(model), name))
+    notes = SimpleNamespace(seen=set())
+
+    def remote(*args, **kwargs):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bound = _bind(signature, model, args, kwargs)
+        bound["transformer_options"] = {
+            key: value for key, value in (bound.get("transformer_options") or {}).items() if key not in HOST_OPTIONS
+        }
+        finished = _call(group, request, bound)
+        if any(message.cancelled for message in finished):
+            comfy.model_management.interrupt_current_processing(False)
+            raise comfy.model_management.InterruptProcessingException()
+        for note in finished[0].notes:
+            if note not in notes.seen:
+                notes.seen.add(note)
+                logging.info("xDiT: %s", note)
+        return unpack(finished[0].result, device)
+
+    setattr(model, name, remote)
+    try:
+        yield
+    finally:
+        delattr(model, name)
+
+
+def _bind(signature: inspect.Signature, model: torch.nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """The call's arguments by name, as the model's forward takes them."""
+    bound = signature.bind(model, *args, **kwargs).arguments
+    bound.pop(next(iter(signature.parameters)))
+    for parameter in signature.parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            bound.update(bound.pop(parameter.name, {}))
+    return dict(bound)
+
+
+def _call(group: ProcessGroup, request: Request, bound: dict[str, Any]):
+    batch = group.blobs.batch()
+    try:
+        stream = dumps(((), bound), batch, GraphDescribers().describers())
+    except CannotTravel as error:
+        raise RequestRefused(f"{error}; it is needed inside the model call, so this prompt cannot be sampled") from error
+    arena = batch.arena()
+    if arena is not None:
+        try:
+            group.send_arena(arena)
+        finally:
+            arena.close()
+    group.send(Forward(request.number, stream.data, batch.commit()))
+    return collect(group, request, lambda rank, message: None)

@@ -1,0 +1,97 @@
+"""One sampling run: choose degrees, send the request, stream its steps, return its latent."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import tqdm
+
+import comfy.model_management
+
+from ..config import ParallelConfig
+from ..protocol import Finished, SampleRequest, Step
+from ..sharding.plan import class_path
+from ..sharding.plans import plan_for
+from ..transport.packing import unpack
+from ..transport.pickling import CannotTravel
+from .choose import Choice, Workload, choose
+from .devices import resolve
+from .group import ProcessGroup
+from .manager import manager
+from .remote_forward import sample_here
+from .request import Request, collect, prepare
+
+
+def run(executor, arguments: dict[str, Any], callback: Callable | None, disable_pbar: bool) -> torch.Tensor:
+    """`guider.outer_sample` in the ranks; what it returns, on ComfyUI's device.
+
+    Raises InterruptProcessingException when cancelled, ConfigError, RequestRefused or GroupError with the reason.
+    """
+    guider = executor.class_obj
+    patcher = guider.model_patcher
+    config = patcher.parallel_config or ParallelConfig()
+    devices = resolve(config.devices)
+    choice = choose(config, devices.size, workload(guider, arguments["noise"]))
+    logging.info("xDiT: %s on %s", choice, devices)
+    group = manager.group(devices)
+    started = time.monotonic()
+    try:
+        request = prepare(group, "sample", _sample_request(guider, arguments, callback), choice.degrees, config)
+    except CannotTravel as error:
+        logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks", error)
+        return sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config)
+    logging.debug("xDiT: request prepared in %.3f s", time.monotonic() - started)
+    return _stream(group, request, patcher.load_device, callback, disable_pbar, len(arguments["sigmas"]) - 1, choice)
+
+
+def workload(guider: Any, noise: torch.Tensor) -> Workload:
+    model = guider.model_patcher.model.diffusion_model
+    plan = plan_for(model)
+    heads = getattr(model, plan.heads) if plan is not None else None
+    return Workload(class_path(model), plan, heads, count_conditions(guider), tuple(noise.shape))
+
+
+def count_conditions(guider: Any) -> int:
+    """How many conditions one guided call evaluates: ComfyUI skips the negative one at cfg 1."""
+    conditions = len(guider.conds)
+    single = getattr(guider, "cfg", None) == 1.0 and not guider.model_options.get("disable_cfg1_optimization", False)
+    return 1 if single and set(guider.conds) <= {"positive", "negative"} else conditions
+
+
+def _sample_request(guider: Any, arguments: dict[str, Any], callback: Callable | None) -> SampleRequest:
+    device = guider.model_patcher.load_device
+    accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return SampleRequest(guider, {**arguments, "callback": callback is not None}, (torch.get_rng_state(), accelerator))
+
+
+def _stream(
+    group: ProcessGroup,
+    request: Request,
+    device: torch.device,
+    callback: Callable | None,
+    disable_pbar: bool,
+    steps: int,
+    choice: Choice,
+) -> torch.Tensor:
+    with tqdm.tqdm(total=steps, disable=disable_pbar) as bar:
+
+        def on_message(rank: int, message: Any) -> None:
+            if isinstance(message, Step):
+                bar.update(message.step + 1 - bar.n)
+                callback(message.step, unpack(message.x0, device), unpack(message.x, device), message.total)
+
+        finished = collect(group, request, on_message)
+    _raise_if_cancelled(finished)
+    latent, rng = finished[0].result
+    torch.set_rng_state(unpack(rng))
+    return unpack(latent, device)
+
+
+def _raise_if_cancelled(finished: list[Finished]) -> None:
+    if any(message.cancelled for message in finished):
+        comfy.model_management.interrupt_current_processing(False)
+        raise comfy.model_management.InterruptProcessingException()

@@ -1,0 +1,43 @@
+"""First code of a rank process: makes ComfyUI importable with the host's flags, then imports the pack under its own name.
+
+Run as a script, `bootstrap.py '<json>'`, never through multiprocessing, whose child would run ComfyUI's main.py again.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+
+
+def main() -> None:
+    boot = json.loads(sys.argv[1])
+    sys.path[:0] = [boot["comfy_root"]]
+    sys.path.remove(os.path.dirname(os.path.abspath(__file__)))
+    sys.argv = [os.path.join(boot["comfy_root"], "main.py"), *boot["comfy_args"]]
+
+    import torch
+
+    torch.set_num_threads(boot["threads"])
+    if boot["kind"] == "cuda":
+        torch.cuda.set_device(boot["index"])
+
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = boot["kind"] == "cpu"
+
+    spec = importlib.util.spec_from_file_location(
+        boot["pack_name"],
+        os.path.join(boot["pack_root"], "__init__.py"),
+        submodule_search_locations=[boot["pack_root"]],
+    )
+    sys.modules[boot["pack_name"]] = pack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pack)
+    importlib.import_module(boot["pack_name"] + ".parallel_backend.rank.main").run(boot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Remote forward: the sampler stays in ComfyUI, the ranks run single calls of the diffusion model."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import torch
+import torch.distributed as dist
+
+import comfy.model_management
+
+from ..protocol import Forward
+from .agreement import Agreement
+from .kernels import attention_kernel
+from .mesh import Mesh, Meshes
+from .reader import RequestReader
+from .sampling import sharded
+
+
+class ForwardServer:
+    """Serves the model calls of one prepared "forward" request; `close` ends it."""
+
+    def __init__(self, reader: RequestReader, mesh: Mesh, meshes: Meshes, attention: str):
+        self._reader = reader
+        self._mesh = mesh
+        self._model = reader.patchers[0].model
+        self._contexts = contextlib.ExitStack()
+        self._session = None
+        if mesh.takes_part:
+            self._session = self._contexts.enter_context(sharded(reader.patchers, mesh, meshes))
+            self._contexts.enter_context(attention_kernel(attention))
+            reader.patchers[0].pre_run()
+
+    def call(self, message: Forward, cancelled: threading.Event) -> tuple[torch.Tensor | None, tuple[str, ...]]:
+        """The diffusion model's output for one call (rank 0's on every rank)."""
+        args, kwargs = self._reader.loads(message.stream, message.forget)
+        if not self._mesh.takes_part:
+            return None, ()
+        Agreement(self._mesh.active, cancelled).stop_if_cancelled()
+        output = self._model.diffusion_model(*args, **kwargs)
+        if self._mesh.active is not None:
+            output = output.contiguous()
+            dist.broadcast(output, 0, group=self._mesh.active)
+        return output, tuple(self._session.notes)
+
+    def close(self) -> None:
+        self._contexts.close()
+        if self._mesh.takes_part:
+            self._reader.patchers[0].cleanup()
+        comfy.model_management.cleanup_models_gc()

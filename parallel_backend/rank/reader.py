@@ -1,0 +1,86 @@
+"""Reads a request in a rank: gives the functions of `transport.restore` what this rank holds."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import sys
+from typing import Any
+
+import torch
+
+from ..protocol import ArenaMessage, Prepare
+from ..recipe import ModelIdentity
+from ..transport import restore
+from ..transport.blobs import BlobCache
+from .store import ModelStore, ModuleStore
+
+
+class RequestReader:
+    """Everything pickled streams refer to. `echo` collects what the host compares before it says go."""
+
+    def __init__(self, device: torch.device, models: ModelStore):
+        self.device = device
+        self.models = models
+        self.modules = ModuleStore(device)
+        self._blobs = BlobCache()
+        self.echo: list[tuple] = []
+        self.patchers: list[Any] = []
+
+    def add_arena(self, message: ArenaMessage, descriptor: int) -> None:
+        self._blobs.add_arena(descriptor, message.size, message.spans)
+
+    def read(self, message: Prepare) -> Any:
+        """The request's objects. Raises whatever keeps them from being rebuilt."""
+        self.echo, self.patchers = [], []
+        self.modules.offer(message.modules, message.keep_modules)
+        for name, (file, package) in reversed(message.imports.items()):
+            import_by_path(name, file, package)
+        request = self.loads(message.stream)
+        self._blobs.forget(message.forget)
+        return request
+
+    def loads(self, stream: bytes, forget: list[bytes] | None = None) -> Any:
+        with restore.reading(self):
+            value = pickle.loads(stream)
+        self._blobs.forget(forget or [])
+        return value
+
+    # transport.restore.Reader
+
+    def blob(self, digest: bytes) -> torch.Tensor:
+        return self._blobs.get(digest)
+
+    def model_patcher(self, identity: ModelIdentity, state: dict[str, Any]) -> Any:
+        patcher = self.models.patcher(identity, state)
+        model = patcher.model
+        self.echo.append(
+            (identity.key, str(patcher.patches_uuid), str(model.get_dtype()), str(model.manual_cast_dtype))
+        )
+        self.patchers.append(patcher)
+        return patcher
+
+    def base_model(self, identity: ModelIdentity) -> Any:
+        return self.models.base(identity).model
+
+    def module(self, key: bytes) -> torch.nn.Module:
+        return self.modules.module(key)
+
+    def module_patcher(self, module: torch.nn.Module, state: dict[str, Any]) -> Any:
+        return self.modules.patcher(module, state)
+
+
+def import_by_path(name: str, file: str, package: bool) -> None:
+    """Import `file` under the name that ComfyUI gave it, so that classes are the same objects for pickle."""
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(
+        name, file, submodule_search_locations=[file.rpartition("/")[0]] if package else None
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise

@@ -1,0 +1,104 @@
+"""Runs a request's guider in this rank, sharded as its degrees say."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+import comfy.model_management
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+
+from ..protocol import SampleRequest
+from ..sharding.cfg import CfgParallel
+from ..sharding.engine import Session, ShardedModel
+from .agreement import Agreement
+from .kernels import attention_kernel
+from .mesh import Mesh, Meshes
+
+KEY = "xdit"
+
+
+@contextlib.contextmanager
+def sharded(patchers: list[Any], mesh: Mesh, meshes: Meshes) -> Iterator[Session]:
+    """Sequence parallelism on every planned model of the request, for as long as the context lasts."""
+    session = Session(mesh.sp, meshes.usp(mesh))
+    models = [found for found in (sharded_model(patcher.model) for patcher in patchers) if found is not None]
+    for model in models:
+        model.session = session if mesh.sp.size > 1 else None
+    try:
+        yield session
+    finally:
+        for model in models:
+            model.session = model.call = None
+
+
+def sharded_model(model: torch.nn.Module) -> ShardedModel | None:
+    return getattr(model, "xdit_sharded", None)
+
+
+def sample(
+    request: SampleRequest,
+    patchers: list[Any],
+    mesh: Mesh,
+    meshes: Meshes,
+    attention: str,
+    cancelled: threading.Event,
+    on_step: Callable[[int, torch.Tensor, torch.Tensor, int], None] | None,
+) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """The sampled latent (as `guider.outer_sample` returns it) and the notes taken.
+
+    Raises InterruptProcessingException on all ranks at the same step boundary when cancelled.
+    """
+    guider = request.guider
+    agreement = Agreement(mesh.active, cancelled)
+    _put_first(guider.model_options, WrappersMP.PREDICT_NOISE, agreement)
+    if mesh.cfg is not None:
+        _put_first(guider.model_options, WrappersMP.CALC_COND_BATCH, CfgParallel(mesh.cfg))
+    executor = WrapperExecutor.new_class_executor(
+        guider.outer_sample,
+        guider,
+        get_all_wrappers(WrappersMP.OUTER_SAMPLE, guider.model_options, is_model_options=True),
+    )
+    arguments = {**request.arguments, "callback": on_step, "disable_pbar": True}
+    with sharded(patchers, mesh, meshes) as session, attention_kernel(attention), _agreed_memory(patchers, mesh):
+        _restore_rng(request.rng)
+        agreement.stop_if_cancelled()
+        latent = executor.execute(**arguments)
+    return latent, tuple(session.notes)
+
+
+def _put_first(model_options: dict[str, Any], kind: str, wrapper: Callable) -> None:
+    wrappers = model_options["transformer_options"].setdefault("wrappers", {}).setdefault(kind, {})
+    others = dict(wrappers)
+    wrappers.clear()
+    wrappers.update({KEY: [wrapper], **others})
+
+
+@contextlib.contextmanager
+def _agreed_memory(patchers: list[Any], mesh: Mesh) -> Iterator[None]:
+    """ComfyUI batches conditions by free memory, which differs between ranks; all use the smallest, asked once."""
+    if mesh.active is None:
+        yield
+        return
+    device = comfy.model_management.get_torch_device()
+    free = torch.tensor([comfy.model_management.get_free_memory(device)], dtype=torch.int64)
+    torch.distributed.all_reduce(free, op=torch.distributed.ReduceOp.MIN, group=mesh.active)
+    agreed = int(free.item())
+    for patcher in patchers:
+        patcher.get_free_memory = lambda device: agreed
+    try:
+        yield
+    finally:
+        for patcher in patchers:
+            del patcher.get_free_memory
+
+
+def _restore_rng(rng: tuple[torch.Tensor, torch.Tensor | None]) -> None:
+    cpu, accelerator = rng
+    torch.set_rng_state(cpu)
+    if accelerator is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(accelerator)

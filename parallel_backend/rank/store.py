@@ -1,0 +1,110 @@
+"""The models of one rank, by identity; and other modules (ControlNet, VAE), by content."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import comfy.model_management
+import comfy.model_patcher
+
+from ..protocol import PATCHER_STATE
+from ..recipe import ModelIdentity
+from ..weights import load_model
+from .patcher import RankModelPatcher
+from .weights import Weights
+
+
+class StaleIdentity(RuntimeError):
+    """The files changed after the host looked at them."""
+
+
+class ModelStore:
+    def __init__(self, device: torch.device, on_load: Callable[[torch.nn.Module], None]):
+        self._device = device
+        self._on_load = on_load
+        self._models: dict[str, tuple[ModelIdentity, RankModelPatcher]] = {}
+
+    def patcher(self, identity: ModelIdentity, state: dict[str, Any]) -> RankModelPatcher:
+        """A patcher of the model with `identity`, with the host patcher's `state`.
+
+        Raises StaleIdentity when the file is not the one the host named, and what loading raises.
+        """
+        patcher = self.base(identity).clone()
+        for name in PATCHER_STATE:
+            setattr(patcher, name, state[name])
+        return patcher
+
+    def base(self, identity: ModelIdentity) -> RankModelPatcher:
+        now = identity.recipe.identity()
+        if now.key != identity.key:
+            raise StaleIdentity(f"{identity.title} changed on disk while this prompt was being queued; queue it again")
+        self._drop_stale(identity)
+        if identity.key not in self._models:
+            model = load_model(identity.recipe, data=True)
+            model.xdit_weights = Weights(model, self._device)
+            model.device = torch.device("cpu")
+            self._on_load(model)
+            patcher = RankModelPatcher(model, load_device=self._device, offload_device=torch.device("cpu"))
+            self._models[identity.key] = (identity, patcher)
+        return self._models[identity.key][1]
+
+    def _drop_stale(self, identity: ModelIdentity) -> None:
+        """Forget models made by the same recipe from files that are no longer those."""
+        for key, (held, patcher) in list(self._models.items()):
+            if key != identity.key and held.recipe == identity.recipe:
+                comfy.model_management.unload_model_and_clones(patcher)
+                del self._models[key]
+
+    def reads(self) -> dict[str, int]:
+        """How often each model's weights were read from its file, by title."""
+        return {held.title: patcher.model.xdit_weights.reads for held, patcher in self._models.values()}
+
+
+class ModuleStore:
+    """Modules by content key, kept while the host names them."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._payloads: dict[bytes, bytes] = {}
+        self._modules: dict[bytes, torch.nn.Module] = {}
+        self._patchers: dict[int, comfy.model_patcher.ModelPatcher] = {}
+
+    def offer(self, payloads: dict[bytes, bytes], keep: list[bytes]) -> None:
+        self._payloads.update(payloads)
+        for key in [key for key in self._modules if key not in keep]:
+            module = self._modules.pop(key)
+            patcher = self._patchers.pop(id(module), None)
+            if patcher is not None:
+                comfy.model_management.unload_model_and_clones(patcher)
+        self._payloads = {key: value for key, value in self._payloads.items() if key in keep}
+
+    def module(self, key: bytes) -> torch.nn.Module:
+        if key not in self._modules:
+            module = pickle.load(io.BytesIO(self._payloads[key]))
+            _cast_to_model_dtypes(module)
+            self._modules[key] = module
+        return self._modules[key]
+
+    def patcher(self, module: torch.nn.Module, state: dict[str, Any]) -> comfy.model_patcher.ModelPatcher:
+        base = self._patchers.get(id(module))
+        if base is None:
+            base = comfy.model_patcher.ModelPatcher(module, self._device, torch.device("cpu"))
+            self._patchers[id(module)] = base
+        patcher = base.clone()
+        for name in PATCHER_STATE:
+            setattr(patcher, name, state[name])
+        return patcher
+
+
+def _cast_to_model_dtypes(module: torch.nn.Module) -> None:
+    """ComfyUI's DynamicVRAM keeps a file's dtype and casts while it runs; a plain module holds the model's dtype."""
+    for inner in module.modules():
+        for name, parameter in inner.named_parameters(recurse=False):
+            dtype = getattr(inner, f"{name}_comfy_model_dtype", None)
+            if dtype is not None and parameter.dtype != dtype and type(parameter.data) is torch.Tensor:
+                parameter.data = parameter.data.to(dtype)

@@ -1,0 +1,100 @@
+"""A MODEL as a recipe: the loader call that makes it, and an identity that changes whenever the weights may have.
+
+The identity names the files by real path, size, modification time and header hash, so that sampling with another model
+than the graph's is impossible: host and ranks compute it each for themselves and must agree before anything runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+HEADER_LENGTH_BYTES = 8
+MAX_HEADER = 256 * 1024 * 1024
+
+
+class NoRecipe(ValueError):
+    """A MODEL that cannot be loaded again in the ranks."""
+
+
+@dataclass(frozen=True)
+class FileIdentity:
+    """A weight file: `header` is the SHA-256 of a safetensors header, or "" for other formats."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    header: str
+
+    @classmethod
+    def of(cls, path: str) -> FileIdentity:
+        real = os.path.realpath(path)
+        status = os.stat(real)
+        return cls(real, status.st_size, status.st_mtime_ns, _header_hash(real, status.st_size))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`function(*args)` gives a patcher, or a sequence of which `index` is the patcher (ComfyUI's cached_patcher_init)."""
+
+    function: Callable[..., Any]
+    args: tuple
+    index: int | None = None
+
+    @classmethod
+    def of(cls, patcher: Any) -> Recipe:
+        """The recipe a MODEL carries. Raises NoRecipe, naming the class and what to use instead."""
+        init = getattr(patcher, "cached_patcher_init", None)
+        if init is None:
+            raise NoRecipe(
+                f"this {type(patcher).__name__} of {type(patcher.model).__name__} does not say how to load it again, so"
+                " the ranks cannot: load the model with xDiT Loader (or xDiT Checkpoint Loader)"
+            )
+        return cls(init[0], tuple(init[1]), init[2] if len(init) > 2 else None)
+
+    def files(self) -> tuple[str, ...]:
+        """The existing files and folders among the arguments, in order."""
+        flat: list[str] = []
+        for arg in self.args:
+            flat.extend(item for item in (arg if isinstance(arg, list | tuple) else (arg,)) if isinstance(item, str))
+        return tuple(path for path in flat if os.path.exists(path))
+
+    def identity(self) -> ModelIdentity:
+        """The identity as the files are now. Raises FileNotFoundError when a file is gone."""
+        files: list[FileIdentity] = []
+        for path in self.files():
+            if os.path.isdir(path):
+                names = sorted(name for name in os.listdir(path) if name.endswith((".safetensors", ".json")))
+                files.extend(FileIdentity.of(os.path.join(path, name)) for name in names)
+            else:
+                files.append(FileIdentity.of(path))
+        name = f"{self.function.__module__}.{self.function.__qualname__}"
+        key = hashlib.sha256(repr((files, name, self.args, self.index)).encode()).hexdigest()
+        return ModelIdentity(key, self, tuple(files))
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """`key` stands for recipe and files together; two identities with the same key are the same weights."""
+
+    key: str
+    recipe: Recipe
+    files: tuple[FileIdentity, ...]
+
+    @property
+    def title(self) -> str:
+        return os.path.basename(self.files[0].path) if self.files else self.recipe.function.__qualname__
+
+
+def _header_hash(path: str, size: int) -> str:
+    if not path.lower().endswith((".safetensors", ".sft")):
+        return ""
+    with open(path, "rb") as file:
+        start = file.read(HEADER_LENGTH_BYTES)
+        length = int.from_bytes(start, "little")
+        if len(start) < HEADER_LENGTH_BYTES or length > min(size, MAX_HEADER):
+            raise ValueError(f"{path} is no safetensors file, or a truncated one")
+        return hashlib.sha256(start + file.read(length)).hexdigest()

@@ -1,0 +1,54 @@
+"""The attention override of a sharded model call: q, k, v of this rank's tokens in, their attention over all tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .usp import sequence_parallel_attention
+
+if TYPE_CHECKING:
+    from .engine import Call
+
+
+class ShardedAttention:
+    """ComfyUI's `optimized_attention_override`. An override that was there before becomes the local kernel."""
+
+    def __init__(self, call: Call, previous: Callable | None):
+        self._call = call
+        self._previous = previous
+
+    def __call__(self, function: Callable, q, k, v, heads: int, mask=None, **options: Any) -> torch.Tensor:
+        segments = self._call.attention_segments
+        if segments is None:
+            return self._local(function, q, k, v, heads, mask, options)
+        split_output = options.pop("skip_output_reshape", False)
+        q, k, v = _by_heads(q, k, v, heads, options)
+        split = self._call.layout.split(segments)
+        if mask is not None:
+            mask = self._call.rank_major_mask(mask, segments)
+
+        def kernel(q, k, v, mask):
+            return self._local(function, q, k, v, q.shape[1], mask, {**options, "skip_reshape": True})
+
+        session = self._call.session
+        out = sequence_parallel_attention(
+            q, k, v, groups=session.sp, split_q=split, split_kv=split, kernel=kernel, mask=mask,
+            scale=options.get("scale"), xfuser=session.usp,
+        )  # fmt: skip
+        return out.unflatten(2, (heads, -1)).transpose(1, 2) if split_output else out
+
+    def _local(self, function, q, k, v, heads, mask, options):
+        if self._previous is not None:
+            return self._previous(function, q, k, v, heads, mask=mask, **options)
+        return function(q, k, v, heads, mask=mask, **options)
+
+
+def _by_heads(q, k, v, heads: int, options: dict[str, Any]):
+    """To [B, H, L, D], as the override may also be called with [B, L, H*D]."""
+    if options.pop("skip_reshape", False):
+        return q, k, v
+    size = q.shape[-1] // heads
+    return tuple(tensor.unflatten(-1, (-1, size)).transpose(1, 2) for tensor in (q, k, v))

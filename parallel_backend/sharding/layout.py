@@ -1,0 +1,68 @@
+"""Which tokens each sequence rank holds: every segment is split evenly by itself, so a rank holds [txt_r, img_r]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from .collectives import TokenSplit, split_evenly
+from .plan import Segments
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Lengths of the segments of one model call, split over `parts` ranks; `rank` is this one."""
+
+    lengths: tuple[tuple[str, int], ...]
+    parts: int
+    rank: int
+
+    @cached_property
+    def _splits(self) -> dict[str, tuple[int, ...]]:
+        return {name: split_evenly(length, self.parts) for name, length in self.lengths}
+
+    def total(self, segments: Segments) -> int:
+        return sum(length for name, length in self.lengths if name in segments)
+
+    def split(self, segments: Segments) -> TokenSplit:
+        """Tokens per rank when `segments` lie one after the other in each rank."""
+        sizes = [self._splits[name] for name in segments]
+        return TokenSplit(tuple(sum(part) for part in zip(*sizes, strict=True)))
+
+    def spans(self, segments: Segments, rank: int) -> list[tuple[int, int]]:
+        """The rows [start, end) of the whole (segments one after the other) that `rank` holds, in its local order."""
+        spans, offset, lengths = [], 0, dict(self.lengths)
+        for name in segments:
+            sizes = self._splits[name]
+            start = offset + sum(sizes[:rank])
+            spans.append((start, start + sizes[rank]))
+            offset += lengths[name]
+        return spans
+
+    def take(self, whole: torch.Tensor, segments: Segments, dim: int) -> torch.Tensor:
+        """This rank's rows of `whole` along `dim`, as a tensor of its own."""
+        parts = [whole.narrow(dim, start, end - start) for start, end in self.spans(segments, self.rank)]
+        return torch.cat(parts, dim) if len(parts) > 1 else parts[0].clone(memory_format=torch.contiguous_format)
+
+    def take_ranges(self, ranges: list[tuple], segments: Segments) -> list[tuple[int, int, int]]:
+        """(start, end, index) over the whole → the same rows counted locally; `end` may be None for the end."""
+        total, local, offset = self.total(segments), [], 0
+        for start, end in self.spans(segments, self.rank):
+            for first, last, index in ranges:
+                low = max(start, first)
+                high = min(end, total if last is None else last)
+                if low < high:
+                    local.append((low - start + offset, high - start + offset, index))
+            offset += end - start
+        return local
+
+    def rank_major(self, segments: Segments, device: torch.device) -> torch.Tensor:
+        """Index that puts whole rows into the order in which the ranks hold them: rank 0's, then rank 1's, ..."""
+        rows = [
+            torch.arange(start, end, device=device)
+            for rank in range(self.parts)
+            for start, end in self.spans(segments, rank)
+        ]
+        return torch.cat(rows)

@@ -1,0 +1,11 @@
+"""The plans, by architecture."""
+
+from ..plan import Plan, class_path
+from .flux import FLUX
+
+PLANS: dict[str, Plan] = {plan.model: plan for plan in (FLUX,)}
+
+
+def plan_for(diffusion_model: object) -> Plan | None:
+    """The plan of exactly this class, or None: resemblance is not enough."""
+    return PLANS.get(class_path(diffusion_model))

@@ -1,0 +1,1 @@
+"""How bytes, file descriptors, tensors and objects travel between ComfyUI and the ranks."""

@@ -1,0 +1,153 @@
+"""Tensors by content: each distinct run of bytes crosses to the ranks once, in shared memory, and never again.
+
+The host hashes a tensor's bytes (BLAKE3), puts those the ranks do not hold into one anonymous memory file (memfd, so the
+size of /dev/shm does not matter) and passes its descriptor over each rank's channel. Ranks map it privately: one physical
+copy for all of them.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass, field
+
+import blake3
+import torch
+from torch.utils.weak import WeakIdKeyDictionary
+
+ALIGNMENT = 64
+INLINE_LIMIT = 64 * 1024
+KEEP_FOR_REQUESTS = 8
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The bytes of `tensor` in row-major order, copied to the CPU first where they lie elsewhere."""
+    flat = tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a blob lies in an arena: bytes [offset, offset + size)."""
+
+    digest: bytes
+    offset: int
+    size: int
+
+
+@dataclass
+class Arena:
+    """New blobs of one request: `descriptor` is a memfd of `size` bytes holding `spans`."""
+
+    descriptor: int
+    size: int
+    spans: list[Span]
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+@dataclass
+class BlobSender:
+    """Host side: knows what the ranks of one process group hold.
+
+    A blob not named by `KEEP_FOR_REQUESTS` requests in a row is forgotten on both sides.
+    """
+
+    _held: dict[bytes, int] = field(default_factory=dict)
+    _digests: WeakIdKeyDictionary = field(default_factory=WeakIdKeyDictionary)
+    _request: int = 0
+
+    def batch(self) -> BlobBatch:
+        self._request += 1
+        return BlobBatch(self)
+
+    def digest(self, tensor: torch.Tensor, data: memoryview | None, stable: bool) -> bytes:
+        """BLAKE3 of the content. For a `stable` tensor (a weight) it is remembered while the tensor lives unchanged."""
+        version = 0 if tensor.is_inference() else tensor._version
+        if stable:
+            remembered = self._digests.get(tensor)
+            if remembered is not None and remembered[1] == version:
+                return remembered[0]
+        data = tensor_bytes(tensor) if data is None else data
+        digest = blake3.blake3(data, max_threads=blake3.blake3.AUTO).digest()
+        if stable:
+            self._digests[tensor] = (digest, version)
+        return digest
+
+    def commit(self, used: set[bytes]) -> list[bytes]:
+        """The ranks took a request that names `used`; returns what they may forget now."""
+        for digest in used:
+            self._held[digest] = self._request
+        stale = [digest for digest, request in self._held.items() if request <= self._request - KEEP_FOR_REQUESTS]
+        for digest in stale:
+            del self._held[digest]
+        return stale
+
+    def holds(self, digest: bytes) -> bool:
+        return digest in self._held
+
+
+class BlobBatch:
+    """The blobs one request names. `add` each, then `arena()` holds those the ranks lack."""
+
+    def __init__(self, sender: BlobSender):
+        self._sender = sender
+        self.used: set[bytes] = set()
+        self._new: dict[bytes, torch.Tensor] = {}
+
+    def add(self, tensor: torch.Tensor, stable: bool) -> bytes:
+        digest = self._sender.digest(tensor, None, stable)
+        self.used.add(digest)
+        if not self._sender.holds(digest):
+            self._new.setdefault(digest, tensor)
+        return digest
+
+    def arena(self) -> Arena | None:
+        """A memfd with the new blobs, or None. The caller closes it. Raises OSError when memory is exhausted."""
+        if not self._new:
+            return None
+        spans, end = [], 0
+        for digest, tensor in self._new.items():
+            size = tensor.numel() * tensor.element_size()
+            spans.append(Span(digest, end, size))
+            end += -(-size // ALIGNMENT) * ALIGNMENT
+        descriptor = os.memfd_create("xdit-arena", os.MFD_CLOEXEC)
+        try:
+            os.posix_fallocate(descriptor, 0, end)
+            with mmap.mmap(descriptor, end) as memory:
+                for span, tensor in zip(spans, self._new.values(), strict=True):
+                    memory[span.offset : span.offset + span.size] = tensor_bytes(tensor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return Arena(descriptor, end, spans)
+
+    def commit(self) -> list[bytes]:
+        return self._sender.commit(self.used)
+
+
+class BlobCache:
+    """Rank side: the blobs that arrived and were not forgotten yet, as flat uint8 CPU tensors (private, copy on write)."""
+
+    def __init__(self):
+        self._blobs: dict[bytes, torch.Tensor] = {}
+
+    def add_arena(self, descriptor: int, size: int, spans: list[Span]) -> None:
+        """Map an arena that came over the channel; takes ownership of `descriptor`."""
+        try:
+            memory = mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
+        finally:
+            os.close(descriptor)
+        for span in spans:
+            self._blobs[span.digest] = torch.frombuffer(memory, dtype=torch.uint8, count=span.size, offset=span.offset)
+
+    def get(self, digest: bytes) -> torch.Tensor:
+        return self._blobs[digest]
+
+    def forget(self, digests: list[bytes]) -> None:
+        for digest in digests:
+            self._blobs.pop(digest, None)
+
+    def __len__(self) -> int:
+        return len(self._blobs)

@@ -1,0 +1,203 @@
+"""One pickle stream for a whole request: the graph's own objects, by reference where importable, by value where local.
+
+Tensors go by content (blobs), devices are mapped to the reader's, a MODEL goes as its recipe and state, every other
+patcher (ControlNet, VAE) as its module by content and state. One stream, because hook references are compared by identity.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import blake3
+import cloudpickle
+import torch
+
+from . import restore
+from .blobs import INLINE_LIMIT, BlobBatch, tensor_bytes
+
+MODULE_LIMIT = 1024 * 1024
+# Left behind by ComfyUI's loading of a module on the host; a rank loads the module itself.
+HOST_MODULE_STATE = frozenset(
+    "_v _v_signature _prefetch _pins _pin_state dynamic_vbars dynamic_pins dynamic_patchers current_patcher"
+    " weight_lowvram_function bias_lowvram_function comfy_patched_weights".split()
+)
+HOST_MODULE_LISTS = frozenset(("weight_function", "bias_function"))
+
+
+class CannotTravel(TypeError):
+    """An object of the request cannot be pickled; the message names it and its module."""
+
+
+@dataclass
+class Describers:
+    """How the host turns its special objects into recipes. Each returns None for an object that is not its business."""
+
+    patcher: Callable[[Any], tuple[Any, dict[str, Any]] | None]
+    base_model: Callable[[Any], Any | None]
+    module_patcher: Callable[[Any], dict[str, Any] | None]
+    is_seam: Callable[[Any], bool]
+
+
+@dataclass
+class Stream:
+    """A pickled request: `data` refers to `modules` (payloads by key) and to blobs of the batch.
+
+    `imports`: modules that ComfyUI imported under a path instead of an importable name: name → (file, is a package).
+    """
+
+    data: bytes
+    modules: dict[bytes, bytes] = field(default_factory=dict)
+    imports: dict[str, tuple[str, bool]] = field(default_factory=dict)
+
+
+class RequestPickler(cloudpickle.Pickler):
+    def __init__(self, file: io.BytesIO, batch: BlobBatch, describers: Describers, stream: Stream, root: Any = None):
+        super().__init__(file)
+        self._batch = batch
+        self._describers = describers
+        self._stream = stream
+        self._root = root
+        self._weights: set[int] = set()
+        self.trail: list[Any] = []
+
+    def reducer_override(self, obj):
+        if isinstance(obj, torch.Tensor):
+            return self._tensor(obj)
+        if isinstance(obj, torch.device):
+            return restore.device, (obj.type,)
+        self._note(obj)
+        if self._describers.is_seam(obj):
+            return _get_pass_through, ()
+        described = self._describers.patcher(obj)
+        if described is not None:
+            identity, state = described
+            self._mark_weights(state.get("patches"))
+            return restore.model_patcher, (identity, state)
+        identity = self._describers.base_model(obj)
+        if identity is not None:
+            return restore.base_model, (identity,)
+        state = self._describers.module_patcher(obj)
+        if state is not None:
+            self._mark_weights(state.get("patches"))
+            return restore.module_patcher, (obj.model, state)
+        if isinstance(obj, torch.nn.Module):
+            if obj is not self._root and _module_bytes(obj) > MODULE_LIMIT:
+                return restore.module, (self._module(obj),)
+            self._mark_weights(dict(obj.named_parameters(recurse=False)))
+            self._mark_weights(dict(obj.named_buffers(recurse=False)))
+            return _rebuild_module, (type(obj),), _module_state(obj)
+        return super().reducer_override(obj)
+
+    def _tensor(self, obj: torch.Tensor):
+        if type(obj) is torch.nn.Parameter:
+            data = obj.data
+            self._weights.add(id(data))
+            self._keep(data)
+            return restore.parameter, (data,)
+        if type(obj) is not torch.Tensor:
+            flat = getattr(obj, "__tensor_flatten__", None)
+            if flat is None:
+                return NotImplemented
+            names, context = flat()
+            inner = {name: getattr(obj, name) for name in names}
+            self._mark_weights(inner)
+            return _unflatten, (type(obj), inner, context, tuple(obj.shape), tuple(obj.stride()))
+        if obj.layout is not torch.strided or obj.is_meta:
+            what = "on the meta device (it has no data)" if obj.is_meta else f"of layout {obj.layout}"
+            raise CannotTravel(f"a tensor {what}, shape {tuple(obj.shape)}, is part of the request")
+        size = obj.numel() * obj.element_size()
+        weight = id(obj) in self._weights
+        accelerator = obj.device.type != "cpu"
+        if size <= INLINE_LIMIT:
+            source, inline = bytes(tensor_bytes(obj)) if size else b"", True
+        else:
+            source, inline = self._batch.add(obj, stable=weight), False
+            self._keep(obj)
+        return restore.tensor, (source, inline, obj.dtype, tuple(obj.shape), accelerator, weight)
+
+    def _module(self, obj: torch.nn.Module) -> bytes:
+        payload = _dump(obj, self._batch, self._describers, self._stream, root=obj)
+        key = blake3.blake3(payload).digest()
+        self._stream.modules[key] = payload
+        return key
+
+    def _mark_weights(self, value: Any) -> None:
+        """Tensors below `value` are weights: never written in place, so their digests are remembered."""
+        if isinstance(value, torch.Tensor):
+            self._weights.add(id(value))
+            self._keep(value)
+        elif isinstance(value, dict):
+            for item in value.values():
+                self._mark_weights(item)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                self._mark_weights(item)
+        elif hasattr(value, "weights"):
+            self._mark_weights(value.weights)
+
+    def _keep(self, obj: Any) -> None:
+        self.trail.append(obj)
+
+    def _note(self, obj: Any) -> None:
+        self.trail.append(obj)
+        owner = obj if hasattr(obj, "__qualname__") else type(obj)
+        name = getattr(owner, "__module__", None)
+        while isinstance(name, str) and "/" in name and name not in self._stream.imports:
+            module = sys.modules.get(name)
+            if getattr(module, "__file__", None) is not None:
+                self._stream.imports[name] = (module.__file__, hasattr(module, "__path__"))
+            name = name.rpartition(".")[0]
+
+
+def dumps(obj: Any, batch: BlobBatch, describers: Describers) -> Stream:
+    """Pickle a request. Raises CannotTravel, naming the object and its module."""
+    stream = Stream(b"")
+    stream.data = _dump(obj, batch, describers, stream)
+    return stream
+
+
+def _dump(obj: Any, batch: BlobBatch, describers: Describers, stream: Stream, root: Any = None) -> bytes:
+    buffer = io.BytesIO()
+    pickler = RequestPickler(buffer, batch, describers, stream, root)
+    try:
+        pickler.dump(obj)
+    except CannotTravel:
+        raise
+    except Exception as error:
+        raise CannotTravel(f"{_culprit(pickler.trail)} cannot be sent to the ranks: {error}") from error
+    return buffer.getvalue()
+
+
+def _culprit(trail: list[Any]) -> str:
+    for obj in reversed(trail):
+        owner = obj if isinstance(obj, type) or hasattr(obj, "__qualname__") else type(obj)
+        module = getattr(owner, "__module__", None) or ""
+        if module.partition(".")[0] not in ("", "builtins", "_thread", "torch", "collections", "types", "weakref"):
+            return f"{getattr(owner, '__qualname__', owner)} of {module}"
+    return "an object of the request"
+
+
+def _module_bytes(module: torch.nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+
+
+def _module_state(module: torch.nn.Module) -> dict[str, Any]:
+    state = {name: value for name, value in module.__dict__.items() if name not in HOST_MODULE_STATE}
+    state.update({name: [] for name in HOST_MODULE_LISTS if name in state})
+    return state
+
+
+def _rebuild_module(cls: type) -> torch.nn.Module:
+    return cls.__new__(cls)
+
+
+def _unflatten(cls: type, inner: dict[str, torch.Tensor], context: Any, shape: tuple, stride: tuple) -> torch.Tensor:
+    return cls.__tensor_unflatten__(inner, context, shape, stride)
+
+
+def _get_pass_through():
+    return restore.pass_through

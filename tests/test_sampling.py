@@ -1,0 +1,31 @@
+"""Sampling in the ranks, through the real server: the same latent as stock ComfyUI, whichever sampler node runs."""
+
+import pytest
+from support.parity import relative_error
+from support.prompts import Graph
+
+TOLERANCE = 1e-5
+WIDTH, HEIGHT = 128, 96
+
+
+def sampled(client, models, ranks, sampler="XDiTSampler", size=(WIDTH, HEIGHT), batch=1, tokens=16, flux=(), **inputs):
+    """The latent of one Flux run: on `ranks` CPU ranks, or by stock ComfyUI when `ranks` is None."""
+    graph = Graph()
+    if ranks is None:
+        model = graph.add("UNETLoader", unet_name=models.flux(*flux), weight_dtype="default")
+        sampler = {"XDiTSampler": "KSampler", "XDiTSamplerAdvanced": "SamplerCustomAdvanced"}.get(sampler, sampler)
+    else:
+        config = graph.parallel_config(f"cpu:{ranks}")
+        model = graph.add(
+            "XDiTLoader", unet_name=models.flux(*flux), weight_dtype="default", parallel_config=config
+        )
+    latent = graph.add("EmptySD3LatentImage", width=size[0], height=size[1], batch_size=batch)
+    run = graph.sample_custom if "Advanced" in sampler else graph.sample
+    saved = graph.save(run(sampler, model, graph.flux_conditioning(1, tokens), latent, **inputs))
+    return client.latent(client.run(graph.prompt), saved.id)
+
+
+@pytest.mark.parametrize("sampler", ["XDiTSampler", "KSampler", "XDiTSamplerAdvanced", "SamplerCustomAdvanced"])
+def test_every_sampler_node_gives_stock_comfyui_s_latent(client, models, sampler):
+    stock = sampled(client, models, None, sampler)
+    assert relative_error(sampled(client, models, 2, sampler), stock) <= TOLERANCE
