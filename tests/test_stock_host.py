@@ -125,7 +125,7 @@ def test_a_refused_prompt_names_node_and_reason(client, models):
     graph, _ = flux_graph(models)
     graph.prompt["1"]["inputs"]["unet_name"] = "missing.safetensors"
     with pytest.raises(PromptRefused) as refused:
-        client.queue(graph.prompt)
+        client.validate(graph.prompt)
     assert "missing.safetensors" in refused.value.node_errors["1"][0]
 
 
