@@ -28,6 +28,7 @@ class AttentionCase:
     token_major: bool = False  # memory as the models' qkv projections leave it, [B, L, H, D]
     through: str = "ours"  # or "xfuser", or "xfuser refuses": xfuser offered, our path expected
     plain_kernel: bool = False  # the ring's softmax in plain torch operations
+    sets: int = 1  # sequence groups side by side, each computing the same
 
     @property
     def splits(self) -> tuple[TokenSplit, TokenSplit]:
@@ -73,9 +74,11 @@ class RankSide:
 
     def attend(self, case: AttentionCase) -> torch.Tensor:
         """This rank's rows, [B, l, H*D]."""
-        key = (case.ulysses, case.ring)
+        key = (case.ulysses, case.ring, case.sets)
         if key not in self._groups:
-            self._groups[key] = new_sequence_groups([range(case.ulysses * case.ring)], *key)
+            size = case.ulysses * case.ring
+            sets = [range(i * size, (i + 1) * size) for i in range(case.sets)]
+            self._groups[key] = new_sequence_groups(sets, case.ulysses, case.ring)
         groups = self._groups[key]
         split_q, split_kv = case.splits
         q, k, v = (

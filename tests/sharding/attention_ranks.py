@@ -35,6 +35,7 @@ class RankSet:
         self.size = size
         self._pipes: list[Connection] = []
         self._processes: list[subprocess.Popen] = []
+        self._folder: tempfile.TemporaryDirectory | None = None
 
     def run(self, command: tuple) -> list:
         """Every rank's answer to ("case", AttentionCase) or ("control", AttentionCase). Raises RuntimeError."""
@@ -66,10 +67,13 @@ class RankSet:
         for process in self._processes:
             process.kill()
             process.wait()
+        if self._folder is not None:
+            self._folder.cleanup()
         self._pipes, self._processes = [], []
 
     def _start(self) -> None:
-        store = Path(tempfile.mkdtemp(prefix="attention-ranks-")) / "store"
+        self._folder = tempfile.TemporaryDirectory(prefix="attention-ranks-")
+        store = Path(self._folder.name) / "store"
         env = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
         for rank in range(self.size):
             ours, theirs = Pipe()

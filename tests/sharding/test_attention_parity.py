@@ -160,6 +160,15 @@ def test_half_precision(rank_sets, factoring, dtype):
         assert error <= 1.5 * one_device
 
 
+@pytest.mark.parametrize("factoring", [(2, 1), (1, 2)], ids=str)
+def test_two_sequence_groups_side_by_side(rank_sets, factoring):
+    """As with cfg 2: ranks 0, 1 and ranks 2, 3 each hold the whole sequence."""
+    case = AttentionCase(*factoring, tokens=text_and_image(2), sets=2)
+    rows = rank_sets[4].run(("case", case))
+    for both in (rows[:2], rows[2:]):
+        assert relative_error(torch.cat(both, dim=1), case.expected()) <= LIMIT[torch.float32]
+
+
 @pytest.mark.parametrize("mask", [None, bool_mask(2, 5, 40, 40), additive_mask(40)[None]], ids=["none", "bool", "add"])
 def test_ring_by_plain_softmax(rank_sets, mask):
     """The kernel for devices that torch has no fused one for, a few queries at a time."""
