@@ -29,3 +29,19 @@ def sampled(client, models, ranks, sampler="XDiTSampler", size=(WIDTH, HEIGHT), 
 def test_every_sampler_node_gives_stock_comfyui_s_latent(client, models, sampler):
     stock = sampled(client, models, None, sampler)
     assert relative_error(sampled(client, models, 2, sampler), stock) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("ranks", "sampler_name", "options"),
+    [
+        (1, "euler", {}),
+        (2, "dpmpp_2m", {"size": (1000, 744), "steps": 2}),
+        (3, "euler_ancestral", {"flux": (512, 2, 2), "tokens": 33}),
+        (4, "dpmpp_2m_sde", {"flux": (512, 2, 2), "size": (144, 112), "batch": 2}),
+        (3, "uni_pc", {"size": (88, 72)}),
+    ],
+)
+def test_ranks_samplers_and_odd_sizes(client, models, ranks, sampler_name, options):
+    stock = sampled(client, models, None, sampler_name=sampler_name, **options)
+    found = sampled(client, models, ranks, sampler_name=sampler_name, **options)
+    assert relative_error(found, stock) <= TOLERANCE

@@ -7,7 +7,9 @@ patcher (ControlNet, VAE) as its module by content and state. One stream, becaus
 from __future__ import annotations
 
 import io
+import operator
 import sys
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +72,8 @@ class RequestPickler(cloudpickle.Pickler):
         if isinstance(obj, torch.device):
             return restore.device, (obj.type,)
         self._note(obj)
+        if _is_named_by_path(obj):
+            return restore.named, (obj.__module__, obj.__qualname__)
         if self._describers.is_seam(obj):
             return _get_pass_through, ()
         described = self._describers.patcher(obj)
@@ -179,6 +183,19 @@ def _culprit(trail: list[Any]) -> str:
         if module.partition(".")[0] not in ("", "builtins", "_thread", "torch", "collections", "types", "weakref"):
             return f"{getattr(owner, '__qualname__', owner)} of {module}"
     return "an object of the request"
+
+
+def _is_named_by_path(obj: Any) -> bool:
+    """A class or function of a module whose name is a path with dots: pickle would take these for packages."""
+    if not isinstance(obj, type | types.FunctionType):
+        return False
+    parent, dot, _ = (obj.__module__ or "").rpartition(".")
+    if not dot or "/" not in parent or parent in sys.modules:
+        return False
+    try:
+        return operator.attrgetter(obj.__qualname__)(sys.modules[obj.__module__]) is obj
+    except (KeyError, AttributeError):
+        return False  # local: pickled by value
 
 
 def _module_bytes(module: torch.nn.Module) -> int:

@@ -6,6 +6,8 @@ A rank sets the context (`reading`) around `pickle.loads`; the host only refers 
 from __future__ import annotations
 
 import contextlib
+import operator
+import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -85,6 +87,11 @@ def module(key: bytes):
 
 def module_patcher(inner, state):
     return _reader.get().module_patcher(inner, state)
+
+
+def named(module_name: str, qualified_name: str):
+    """A class or function of a module that is imported under its path."""
+    return operator.attrgetter(qualified_name)(sys.modules[module_name])
 
 
 def pass_through(executor, *args, **kwargs):
