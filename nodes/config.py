@@ -58,14 +58,18 @@ class XDiTParallelConfig(io.ComfyNode):
                     "Splits the image's tokens and exchanges attention heads (all-to-all). The first choice; at most"
                     " as many as the model has heads.",
                 ),
-                _degree("ring", "Splits the image's tokens and passes keys and values around. For more ranks than heads."),
-                _degree("cfg", "Evaluates the positive and the negative prompt at the same time. 2 when CFG is above 1."),
+                _degree(
+                    "ring", "Splits the image's tokens and passes keys and values around. For more ranks than heads."
+                ),
+                _degree(
+                    "cfg", "Evaluates the positive and the negative prompt at the same time. 2 when CFG is above 1."
+                ),
                 _degree("batch", "Divides the images of a latent batch. Not built yet: keep 1."),
                 _degree("pipefusion", "Divides the model's blocks into a pipeline. Not built yet: keep 1."),
                 io.Combo.Input(
                     "attention",
                     options=list(ATTENTION_KERNELS),
-                    tooltip="Attention kernel in the ranks. auto: cuDNN on Hopper and newer, else ComfyUI's own choice.",
+                    tooltip="Attention kernel in the ranks. auto: cuDNN on Hopper and newer, else ComfyUI's choice.",
                     advanced=True,
                 ),
                 io.Combo.Input(
@@ -96,12 +100,8 @@ class XDiTParallelConfig(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(
-        cls, devices, strategy, ulysses, ring, cfg, batch, pipefusion, attention, unsupported
-    ) -> io.NodeOutput:
-        return io.NodeOutput(
-            _config(devices, strategy, ulysses, ring, cfg, batch, pipefusion, attention, unsupported)
-        )
+    def execute(cls, devices, strategy, ulysses, ring, cfg, batch, pipefusion, attention, unsupported) -> io.NodeOutput:
+        return io.NodeOutput(_config(devices, strategy, ulysses, ring, cfg, batch, pipefusion, attention, unsupported))
 
 
 def _config(devices, strategy, ulysses, ring, cfg, batch, pipefusion, attention, unsupported) -> ParallelConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
+
 from nodes import common_ksampler
 
 from ..parallel_backend.host.parallel import as_parallel, with_parallel_model
@@ -18,8 +19,8 @@ class XDiTSampler(io.ComfyNode):
             node_id="XDiTSampler",
             display_name="xDiT Sampler",
             category=CATEGORY,
-            description="KSampler on several devices. Takes the MODEL of an xDiT loader, or any MODEL that ComfyUI's own"
-            " loaders made.",
+            description="KSampler on several devices. Takes the MODEL of an xDiT loader, or any MODEL that ComfyUI's"
+            " own loaders made.",
             search_aliases=["xdit", "multi gpu", "ksampler"],
             inputs=[
                 io.Model.Input("model", tooltip="The model used for denoising the latent."),

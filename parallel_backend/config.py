@@ -76,8 +76,8 @@ class ParallelConfig:
             for axis, title in NOT_BUILT.items():
                 if getattr(self.degrees, axis) > 1:
                     raise ConfigError(
-                        f"{axis} degree {getattr(self.degrees, axis)}: {title} is not built yet; set {axis} to 1 and use"
-                        " ulysses, ring or cfg"
+                        f"{axis} degree {getattr(self.degrees, axis)}: {title} is not built yet; set {axis} to 1 and"
+                        " use ulysses, ring or cfg"
                     )
 
 

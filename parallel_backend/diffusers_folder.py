@@ -26,7 +26,7 @@ def model_folder(root: str) -> str:
 
 
 def weight_files(folder: str) -> list[str]:
-    """The safetensors files of a model folder: every shard its index names, or the single file. Raises UnknownLayout."""
+    """The safetensors files of a model folder: the shards its index names, or the one. Raises UnknownLayout."""
     from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
 
     index = os.path.join(folder, SAFE_WEIGHTS_INDEX_NAME)
@@ -37,7 +37,9 @@ def weight_files(folder: str) -> list[str]:
         names = [SAFETENSORS_WEIGHTS_NAME]
     missing = [name for name in names if not os.path.exists(os.path.join(folder, name))]
     if missing:
-        raise UnknownLayout(f"{folder} lacks {', '.join(missing)}; download the folder again, safetensors files included")
+        raise UnknownLayout(
+            f"{folder} lacks {', '.join(missing)}; download the folder again, safetensors files included"
+        )
     return [os.path.join(folder, name) for name in names]
 
 

@@ -1,6 +1,7 @@
 """The messages between the host and the ranks, and nothing else.
 
-Host → every rank, the same bytes: `ArenaMessage` (+ descriptor), `Prepare`, `Go`, `Cancel`, `Discard`, `Forward`, `Shutdown`.
+Host → every rank, the same bytes: `ArenaMessage` (+ descriptor), `Prepare`, `Go`, `Cancel`, `Discard`, `Forward`,
+`Shutdown`.
 Rank → host: `Ready`, `Prepared`, `Rejected`, `Step`, `Finished`, `Failed`.
 
 One request: the host sends `Prepare`; every rank unpickles it, makes the model resident and answers `Prepared` (or
@@ -16,7 +17,6 @@ from typing import Any
 
 from .config import Degrees
 from .transport.blobs import Span
-
 
 # What makes up a host patcher's state, beside its model; everything travels with each request.
 PATCHER_STATE = (
@@ -112,7 +112,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Rejected:
-    """The request could not be read or its model not be loaded. `stage`: "read" or "load". No collective has started."""
+    """The request could not be read or its model not loaded. `stage`: "read" or "load". No collective has started."""
 
     request: int
     rank: int
@@ -156,8 +156,8 @@ class Failed:
 
 @dataclass
 class SampleRequest:
-    """What crosses for one `guider.outer_sample`: its arguments (`callback`: whether there is one), and the host's random
-    state: (CPU state, accelerator state or None) as uint8 tensors.
+    """What crosses for one `guider.outer_sample`: its arguments (`callback`: whether there is one), and the host's
+    random state: (CPU state, accelerator state or None) as uint8 tensors.
     """
 
     guider: Any

@@ -38,7 +38,7 @@ class FileIdentity:
 
 @dataclass(frozen=True)
 class Recipe:
-    """`function(*args)` gives a patcher, or a sequence of which `index` is the patcher (ComfyUI's cached_patcher_init)."""
+    """`function(*args)` gives a patcher, or a sequence whose item `index` it is (ComfyUI's cached_patcher_init)."""
 
     function: Callable[..., Any]
     args: tuple

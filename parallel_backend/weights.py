@@ -1,7 +1,7 @@
 """Running a loader without its weights: tensors from mmap, or only their shapes.
 
-ComfyUI's own loader functions run unchanged; three names of ComfyUI are swapped while they do, here and nowhere else, so
-that they neither read the file into private memory nor put it on a GPU.
+ComfyUI's own loader functions run unchanged; three names of ComfyUI are swapped while they do, here and nowhere else,
+so that they neither read the file into private memory nor put it on a GPU.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from safetensors import safe_open
-
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
+import torch
+from safetensors import safe_open
 
 from .recipe import Recipe
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 import comfy.model_management
+import torch
 
 from ..config import DEFAULT_CPU_RANKS, ConfigError, parse_devices
 
 
 @dataclass(frozen=True)
 class DeviceSet:
-    """The devices of a process group, one rank each; `indices` are ComfyUI's device numbers ("cuda") or ranks ("cpu")."""
+    """The devices of a process group, one rank each; `indices`: ComfyUI's device numbers ("cuda") or ranks ("cpu")."""
 
     kind: str
     indices: tuple[int, ...]

@@ -1,13 +1,12 @@
-"""The MODEL that the graph holds: ComfyUI's own model object without weights, in a patcher that samples in the ranks."""
+"""The MODEL that the graph holds: ComfyUI's model object without weights, in a patcher that samples in the ranks."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 import comfy.model_management
 import comfy.model_patcher
+import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..config import ParallelConfig

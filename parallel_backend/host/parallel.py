@@ -20,8 +20,8 @@ def as_parallel(model: Any, config: ParallelConfig | None) -> XDiTModelPatcher:
     loaded = model.parallel_config
     if config is not None and loaded is not None and resolve(config.devices) != resolve(loaded.devices):
         raise ConfigError(
-            f"the loader's Parallel Config names {resolve(loaded.devices)}, the sampler's {resolve(config.devices)}; one"
-            " workflow runs on one set of devices: connect the same Parallel Config to both"
+            f"the loader's Parallel Config names {resolve(loaded.devices)}, the sampler's {resolve(config.devices)};"
+            " one workflow runs on one set of devices: connect the same Parallel Config to both"
         )
     return model.with_config(config)
 

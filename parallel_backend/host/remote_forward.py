@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-
 import comfy.model_management
+import torch
 
 from ..config import Degrees, ParallelConfig
 from ..protocol import Discard, Forward
@@ -47,7 +46,9 @@ def sample_here(
     try:
         request = prepare(group, "forward", _bare(patcher), degrees, config)
     except CannotTravel as error:
-        raise RequestRefused(f"{error}; it is needed inside the model call, so this prompt cannot be sampled") from error
+        raise RequestRefused(
+            f"{error}; it is needed inside the model call, so this prompt cannot be sampled"
+        ) from error
     try:
         with _served(patcher.model.diffusion_model, group, request, patcher.load_device):
             return executor(**{**arguments, "callback": callback, "disable_pbar": disable_pbar})
@@ -57,7 +58,7 @@ def sample_here(
 
 
 def _bare(patcher: Any) -> Any:
-    """A clone with what belongs to the model itself: weights' patches and objects, nothing of the sampling around it."""
+    """A clone with what belongs to the model itself: patches and objects of its weights, nothing of the sampling."""
     bare = patcher.clone()
     bare.model_options = {"transformer_options": {}}
     bare.wrappers, bare.callbacks, bare.attachments, bare.additional_models = {}, {}, {}, {}
@@ -112,7 +113,9 @@ def _call(group: ProcessGroup, request: Request, bound: dict[str, Any]):
     try:
         stream = dumps(((), bound), batch, GraphDescribers().describers())
     except CannotTravel as error:
-        raise RequestRefused(f"{error}; it is needed inside the model call, so this prompt cannot be sampled") from error
+        raise RequestRefused(
+            f"{error}; it is needed inside the model call, so this prompt cannot be sampled"
+        ) from error
     arena = batch.arena()
     if arena is not None:
         try:

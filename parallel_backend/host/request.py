@@ -51,7 +51,14 @@ def prepare(group: ProcessGroup, kind: str, payload: Any, degrees: Degrees, conf
     group.held_modules = set(stream.modules)
     group.send(
         Prepare(
-            number, kind, stream.data, new_modules, stream.imports, degrees, config.attention, forget,
+            number,
+            kind,
+            stream.data,
+            new_modules,
+            stream.imports,
+            degrees,
+            config.attention,
+            forget,
             list(stream.modules),
         )  # fmt: skip
     )
@@ -112,7 +119,9 @@ def collect(group: ProcessGroup, request: Request, on_message: Callable[[int, An
     raise AssertionError("events end only by raising")
 
 
-def _end_failed(group: ProcessGroup, request: Request, failed: dict[int, Failed], finished: dict[int, Finished]) -> None:
+def _end_failed(
+    group: ProcessGroup, request: Request, failed: dict[int, Failed], finished: dict[int, Finished]
+) -> None:
     """One rank raised: give the others a moment to raise the same, which leaves the group in step."""
     first = next(iter(failed.values()))
     for rank, message in group.events_for(FAILURE_GRACE_SECONDS, request.number):

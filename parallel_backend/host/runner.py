@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import comfy.model_management
 import torch
 import tqdm
-
-import comfy.model_management
 
 from ..config import ParallelConfig
 from ..protocol import Finished, SampleRequest, Step

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 
+import comfy.model_management
 import torch
 import torch.distributed as dist
-
-import comfy.model_management
 
 
 class Agreement:

@@ -1,4 +1,4 @@
-"""First code of a rank process: makes ComfyUI importable with the host's flags, then imports the pack under its own name.
+"""First code of a rank process: makes ComfyUI importable with the host's flags, then imports the pack.
 
 Run as a script, `bootstrap.py '<json>'`, never through multiprocessing, whose child would run ComfyUI's main.py again.
 """

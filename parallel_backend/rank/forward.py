@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 
+import comfy.model_management
 import torch
 import torch.distributed as dist
-
-import comfy.model_management
 
 from ..protocol import Forward
 from .agreement import Agreement

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import comfy.ops
 import torch
 from torch.nn.attention import SDPBackend
-
-import comfy.ops
 
 HOPPER = (9, 0)
 PRIORITIES = {
@@ -23,7 +22,7 @@ def attention_kernel(name: str) -> Iterator[None]:
     """Order of torch's SDPA kernels while the context lasts.
 
     "auto": cuDNN first on Hopper and newer (benchmarks/), ComfyUI's order elsewhere; "comfyui": ComfyUI's order;
-    "cudnn", "flash": this kernel first. A kernel that cannot serve a call (a mask, a head size) is passed over by torch.
+    "cudnn", "flash": this kernel first. torch passes over a kernel that cannot serve a call (mask, head size).
     """
     if name == "auto":
         name = "cudnn" if torch.cuda.is_available() and torch.cuda.get_device_capability() >= HOPPER else "comfyui"

@@ -1,4 +1,4 @@
-"""This rank's end of its private channel: commands in order, cancels at once, and the end of the rank at the host's end."""
+"""This rank's end of its private channel: commands in order, cancels at once; the rank ends when the host does."""
 
 from __future__ import annotations
 

@@ -9,10 +9,9 @@ import traceback
 from datetime import timedelta
 from typing import Any
 
+import comfy.model_management
 import torch
 import torch.distributed as dist
-
-import comfy.model_management
 
 from ..protocol import (
     ArenaMessage,

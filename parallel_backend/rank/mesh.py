@@ -1,4 +1,4 @@
-"""The process groups of each set of degrees, made once and kept: degrees change from request to request, ranks do not."""
+"""The process groups of each set of degrees, made once and kept: degrees change with the request, ranks do not."""
 
 from __future__ import annotations
 

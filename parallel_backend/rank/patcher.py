@@ -7,8 +7,9 @@ import comfy.utils
 
 from .weights import Weights
 
+
 class RankModelPatcher(comfy.model_patcher.ModelPatcher):
-    """A ModelPatcher over `model.xdit_weights` (Weights). Unloading drops to the file's pages; nothing is half loaded."""
+    """A ModelPatcher over `model.xdit_weights` (Weights). Unloading drops to the file's pages, always whole."""
 
     @property
     def _weights(self) -> Weights:
@@ -18,9 +19,7 @@ class RankModelPatcher(comfy.model_patcher.ModelPatcher):
         self._weights.materialise()
         super().load(device_to, force_patch_weights=force_patch_weights, full_load=True)
 
-    def patch_weight_to_device(
-        self, key, device_to=None, inplace_update=False, return_weight=False, force_cast=False
-    ):
+    def patch_weight_to_device(self, key, device_to=None, inplace_update=False, return_weight=False, force_cast=False):
         if return_weight or key not in self.patches:
             return super().patch_weight_to_device(key, device_to, inplace_update, return_weight, force_cast)
         weight = super().patch_weight_to_device(key, device_to, return_weight=True)

@@ -7,10 +7,9 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 import comfy.model_management
 import comfy.model_patcher
+import torch
 
 from ..protocol import PATCHER_STATE
 from ..recipe import ModelIdentity

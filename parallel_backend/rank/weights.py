@@ -1,12 +1,11 @@
-"""The weights of one model in one rank: views of the file until needed, then on the device; never a private host copy."""
+"""The weights of one model in one rank: views of the file until needed, then on the device; no private host copy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-
 import comfy.utils
+import torch
 
 
 class Weights:

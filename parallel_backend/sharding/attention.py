@@ -1,4 +1,4 @@
-"""The attention override of a sharded model call: q, k, v of this rank's tokens in, their attention over all tokens out."""
+"""The attention override of a sharded model call: this rank's q, k, v in, their attention over all tokens out."""
 
 from __future__ import annotations
 

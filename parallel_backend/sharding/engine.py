@@ -160,9 +160,7 @@ class Call:
 
     def tokens(self, value: torch.Tensor, segments: Segments, name: str, plan: Plan) -> torch.Tensor:
         """This rank's rows of `value` [B, L, C]; `value` itself when it is split already."""
-        expected = (
-            self.layout.split(segments).local[self.layout.rank] if self.sharded else self.layout.total(segments)
-        )
+        expected = self.layout.split(segments).local[self.layout.rank] if self.sharded else self.layout.total(segments)
         if value.shape[1] != expected:
             raise ShardingError(
                 f"{plan.model}: {name} has {value.shape[1]} tokens where the plan expects {expected}; a patch or this"

@@ -1,8 +1,8 @@
 """Tensors by content: each distinct run of bytes crosses to the ranks once, in shared memory, and never again.
 
-The host hashes a tensor's bytes (BLAKE3), puts those the ranks do not hold into one anonymous memory file (memfd, so the
-size of /dev/shm does not matter) and passes its descriptor over each rank's channel. Ranks map it privately: one physical
-copy for all of them.
+The host hashes a tensor's bytes (BLAKE3), puts those the ranks do not hold into one anonymous memory file (memfd, so
+the size of /dev/shm does not matter) and passes its descriptor over each rank's channel. Ranks map it privately: one
+physical copy for all of them.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class BlobBatch:
 
 
 class BlobCache:
-    """Rank side: the blobs that arrived and were not forgotten yet, as flat uint8 CPU tensors (private, copy on write)."""
+    """Rank side: the blobs that arrived and were not forgotten, as flat uint8 CPU tensors (private, copy on write)."""
 
     def __init__(self):
         self._blobs: dict[bytes, torch.Tensor] = {}

@@ -1,7 +1,7 @@
 """A framed, duplex channel over one Unix socket pair, able to pass file descriptors.
 
-A frame is a header (payload length, number of descriptors), then the payload. The host holds one private channel to each
-rank; nothing here is reachable from outside the two processes.
+A frame is a header (payload length, number of descriptors), then the payload. The host holds one private channel to
+each rank; nothing here is reachable from outside the two processes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One pickle stream for a whole request: the graph's own objects, by reference where importable, by value where local.
 
 Tensors go by content (blobs), devices are mapped to the reader's, a MODEL goes as its recipe and state, every other
-patcher (ControlNet, VAE) as its module by content and state. One stream, because hook references are compared by identity.
+patcher (ControlNet, VAE) as its module by content and state. One stream, because hooks are compared by identity.
 """
 
 from __future__ import annotations

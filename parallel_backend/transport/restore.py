@@ -49,7 +49,7 @@ def reading(reader: Reader) -> Iterator[None]:
 
 
 def tensor(source: bytes, inline: bool, dtype: torch.dtype, shape: tuple, accelerator: bool, weight: bool):
-    """A tensor of `shape` from its bytes or its digest; `accelerator`: it lay on ComfyUI's GPU, so it goes to this rank's.
+    """A tensor of `shape` from its bytes or its digest; `accelerator`: it lay on a GPU, so it goes to this rank's.
 
     A `weight` is handed out as it lies in shared memory; anything else is copied, because samplers write in place.
     """
