@@ -34,6 +34,7 @@ class ProcessGroup:
         self.devices = devices
         self.blobs = BlobSender()
         self.held_modules: set[bytes] = set()
+        self.resident: set[str] = set()  # identity keys of models that a request used
         self.closed = False
         self._timeouts = timeouts
         self._events: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()

@@ -64,6 +64,7 @@ def prepare(group: ProcessGroup, kind: str, payload: Any, degrees: Degrees, conf
     )
     answers = _answers(group, number)
     _check(group, number, answers, graph.echo)
+    group.resident = {key for key, _ in graph.echo}
     group.send(Go(number))
     return Request(number, group.size)
 

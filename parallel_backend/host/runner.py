@@ -13,16 +13,16 @@ import tqdm
 
 from ..config import ParallelConfig
 from ..protocol import Finished, SampleRequest, Step
-from ..sharding.plan import class_path
 from ..sharding.plans import plan_for
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel
-from .choose import Choice, Workload, choose
+from .choose import Workload, choose
 from .devices import resolve
 from .group import ProcessGroup
 from .manager import manager
 from .remote_forward import sample_here
 from .request import Request, collect, prepare
+from .room import make_room
 
 
 def run(executor, arguments: dict[str, Any], callback: Callable | None, disable_pbar: bool) -> torch.Tensor:
@@ -37,6 +37,7 @@ def run(executor, arguments: dict[str, Any], callback: Callable | None, disable_
     choice = choose(config, devices.size, workload(guider, arguments["noise"]))
     logging.info("xDiT: %s on %s", choice, devices)
     group = manager.group(devices)
+    make_room(guider, arguments["noise"].shape, devices, patcher.identity().key in group.resident)
     started = time.monotonic()
     try:
         request = prepare(group, "sample", _sample_request(guider, arguments, callback), choice.degrees, config)
@@ -44,14 +45,14 @@ def run(executor, arguments: dict[str, Any], callback: Callable | None, disable_
         logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks", error)
         return sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config)
     logging.debug("xDiT: request prepared in %.3f s", time.monotonic() - started)
-    return _stream(group, request, patcher.load_device, callback, disable_pbar, len(arguments["sigmas"]) - 1, choice)
+    return _stream(group, request, patcher.load_device, callback, disable_pbar, len(arguments["sigmas"]) - 1)
 
 
 def workload(guider: Any, noise: torch.Tensor) -> Workload:
     model = guider.model_patcher.model.diffusion_model
     plan = plan_for(model)
     heads = getattr(model, plan.heads) if plan is not None else None
-    return Workload(class_path(model), plan, heads, count_conditions(guider), tuple(noise.shape))
+    return Workload(type(model).__qualname__, plan, heads, count_conditions(guider), tuple(noise.shape))
 
 
 def count_conditions(guider: Any) -> int:
@@ -74,7 +75,6 @@ def _stream(
     callback: Callable | None,
     disable_pbar: bool,
     steps: int,
-    choice: Choice,
 ) -> torch.Tensor:
     with tqdm.tqdm(total=steps, disable=disable_pbar) as bar:
 
@@ -85,6 +85,8 @@ def _stream(
 
         finished = collect(group, request, on_message)
     _raise_if_cancelled(finished)
+    for note in finished[0].notes:
+        logging.info("xDiT: %s", note)
     latent, rng = finished[0].result
     torch.set_rng_state(unpack(rng))
     return unpack(latent, device)
