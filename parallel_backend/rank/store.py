@@ -45,7 +45,7 @@ class ModelStore:
         self._drop_stale(identity)
         if identity.key not in self._models:
             model = load_model(identity.recipe, data=True)
-            model.xdit_weights = Weights(model, self._device)
+            model.xdit_weights = Weights(model, self._device, identity.title)
             model.device = torch.device("cpu")
             self._on_load(model)
             patcher = RankModelPatcher(model, load_device=self._device, offload_device=torch.device("cpu"))
@@ -58,10 +58,6 @@ class ModelStore:
             if key != identity.key and held.recipe == identity.recipe:
                 comfy.model_management.unload_model_and_clones(patcher)
                 del self._models[key]
-
-    def reads(self) -> dict[str, int]:
-        """How often each model's weights were read from its file, by title."""
-        return {held.title: patcher.model.xdit_weights.reads for held, patcher in self._models.values()}
 
 
 class ModuleStore:

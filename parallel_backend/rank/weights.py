@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import comfy.utils
@@ -12,16 +13,16 @@ class Weights:
     """Owns where the parameters of `model.diffusion_model` lie.
 
     Released: parameters are views of the mmapped file. Resident: they are on `device` in the model's dtype. `patched`
-    names those that LoRA and the like changed; restoring reads the file again.
+    names those that LoRA and the like changed; restoring reads the file again. `title` is for the log.
     """
 
-    def __init__(self, model: torch.nn.Module, device: torch.device):
+    def __init__(self, model: torch.nn.Module, device: torch.device, title: str):
         self._model = model
+        self._title = title
         self._device = device
         self._source = {name: parameter.data for name, parameter, _ in self._parameters()}
         self.resident = False
         self.patched: set[str] = set()
-        self.reads = 0
 
     def _parameters(self) -> Iterator[tuple[str, torch.nn.Parameter, torch.dtype | None]]:
         for module_name, module in self._model.diffusion_model.named_modules():
@@ -33,6 +34,7 @@ class Weights:
         """Copy every parameter to the device, one at a time. Raises torch.OutOfMemoryError with everything released."""
         if self.resident:
             return
+        logging.info("reading the weights of %s", self._title)
         try:
             for name, _, dtype in list(self._parameters()):
                 comfy.utils.set_attr_param(self._model, name, self._on_device(name, dtype))
@@ -40,7 +42,6 @@ class Weights:
             self.release()
             raise
         self.resident = True
-        self.reads += 1
 
     def _on_device(self, name: str, dtype: torch.dtype | None) -> torch.Tensor:
         source = self._source[name]
