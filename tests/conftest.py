@@ -14,7 +14,10 @@ from support.comfy_client import ComfyClient
 from support.pack import register_pack
 from support.tiny_models import ModelShelf
 
-TEST_PACKS = {"xdit-test-nodes": PACK_ROOT / "tests" / "support" / "host_nodes"}
+TEST_PACKS = {
+    "xdit-test-nodes": PACK_ROOT / "tests" / "support" / "host_nodes",
+    "xdit-test-ladder": PACK_ROOT / "tests" / "support" / "ladder_nodes",
+}
 
 
 def host_under_test() -> Host:
@@ -42,7 +45,8 @@ def comfy(host, tmp_path_factory):
     """One running ComfyUI, shared by all tests: CPU, fp32, live previews, the pack and the test nodes loaded."""
     base = make_base_directory(tmp_path_factory.mktemp("comfyui"), TEST_PACKS)
     flags = ["--cpu", "--force-fp32", "--preview-method", "latent2rgb"]
-    with ComfyInstance(host, base, flags) as instance:
+    # One thread: tiny models gain nothing from more, and lose much where other processes use the cores.
+    with ComfyInstance(host, base, flags, {"OMP_NUM_THREADS": "1"}) as instance:
         yield instance
 
 

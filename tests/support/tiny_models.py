@@ -4,6 +4,7 @@ Shapes come from ComfyUI's model classes, built on `meta`, so ComfyUI must be im
 Weights are random with fixed seeds, never zero, and scaled so that activations stay of order one.
 """
 
+import json
 import zlib
 from pathlib import Path
 
@@ -41,6 +42,24 @@ class ModelShelf:
         """An SDXL UNet with the transformer depths of Segmind Vega: context 2048, pooled 1280. fp16, 110 MB."""
         return self._file("diffusion_models", f"tiny-sdxl-{seed}.safetensors", lambda: sdxl_weights(seed))
 
+    def flux_checkpoint(self, hidden: int = 256, double: int = 2, single: int = 3) -> str:
+        """flux(hidden, double, single) in a checkpoint that holds nothing else: no text encoder, no VAE."""
+        name = f"tiny-flux-checkpoint-{hidden}-{double}-{single}.safetensors"
+
+        def make():
+            weights = flux_weights(hidden, double, single, True, 0)
+            return {f"model.diffusion_model.{key}": value for key, value in weights.items()}
+
+        return self._file("checkpoints", name, make)
+
+    def flux_diffusers(self, hidden: int = 256, double: int = 2, single: int = 3, shards: int = 1) -> str:
+        """flux(hidden, double, single) as a folder in diffusers layout, its transformer in so many files."""
+        name = f"tiny-flux-diffusers-{hidden}-{double}-{single}-{shards}"
+        folder = self.models / "diffusers" / name
+        if not (folder / "model_index.json").is_file():
+            write_flux_diffusers(folder, hidden, double, single, shards)
+        return name
+
     def _file(self, folder: str, name: str, make) -> str:
         path = self.models / folder / name
         if not path.is_file():
@@ -61,7 +80,7 @@ def random_weights(module: torch.nn.Module, seed: int, dtype: torch.dtype = torc
 
 def random_tensor(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
     """Depends on `name` and `seed` only, so models with blocks added keep the weights that they share."""
-    generator = torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(name.encode()))
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))  # 32 bits count on a CPU
     value = torch.randn(shape, generator=generator)
     if len(shape) >= 2:
         return value / shape[1:].numel() ** 0.5
@@ -121,6 +140,44 @@ def flux_lora_weights(hidden: int, double: int, single: int, rank: int, seed: in
                 lora[key] = random_tensor(key, torch.Size(shape), seed)
             lora[f"{target}.alpha"] = torch.tensor(float(rank) / 4)
     return lora
+
+
+def write_flux_diffusers(folder: Path, hidden: int, double: int, single: int, shards: int) -> None:
+    """Write flux_weights under diffusers' names: fused matrices cut, the last layer's shift and scale exchanged."""
+    transformer = folder / "transformer"
+    transformer.mkdir(parents=True, exist_ok=True)
+    weights = flux_diffusers_weights(hidden, double, single)
+    names = sorted(weights)
+    if shards == 1:
+        save_file(weights, transformer / "diffusion_pytorch_model.safetensors")
+    else:
+        files = {name: f"part-{place % shards + 1}-of-{shards}.safetensors" for place, name in enumerate(names)}
+        for file in set(files.values()):
+            save_file({name: weights[name] for name in names if files[name] == file}, transformer / file)
+        index = {"metadata": {}, "weight_map": files}
+        (transformer / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    (transformer / "config.json").write_text(json.dumps({"_class_name": "FluxTransformer2DModel"}))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+
+
+def flux_diffusers_weights(hidden: int, double: int, single: int) -> dict[str, torch.Tensor]:
+    import comfy.utils
+
+    weights = flux_weights(hidden, double, single, True, 0)
+    names = comfy.utils.flux_to_diffusers({"depth": double, "depth_single_blocks": single, "hidden_size": hidden})
+    made = {}
+    for diffusers_name, target in names.items():
+        name, *rest = target if isinstance(target, tuple) else (target,)
+        name = published_name(name)
+        if name not in weights or ".linear_in." in diffusers_name or ".linear_out." in diffusers_name:
+            continue
+        value = weights[name]
+        if rest and rest[0] is not None:
+            value = value.narrow(*rest[0])
+        if len(rest) > 1:
+            value = rest[1](value)
+        made[diffusers_name] = value.clone().contiguous()
+    return made
 
 
 def sdxl_weights(seed: int) -> dict[str, torch.Tensor]:
