@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ import torch
 from .usp import sequence_parallel_attention
 
 if TYPE_CHECKING:
-    from .engine import Call
+    from .engine import Call, ShardedModel
 
 
 class ShardedAttention:
@@ -27,8 +29,9 @@ class ShardedAttention:
         split_output = options.pop("skip_output_reshape", False)
         q, k, v = _by_heads(q, k, v, heads, options)
         split = self._call.layout.split(segments)
+        self._call.attention_calls += 1
         if mask is not None:
-            mask = self._call.rank_major_mask(mask, segments)
+            mask = self._call.mask(mask, segments)
 
         def kernel(q, k, v, mask):
             return self._local(function, q, k, v, q.shape[1], mask, {**options, "skip_reshape": True})
@@ -52,3 +55,22 @@ def _by_heads(q, k, v, heads: int, options: dict[str, Any]):
         return q, k, v
     size = q.shape[-1] // heads
     return tuple(tensor.unflatten(-1, (-1, size)).transpose(1, 2) for tensor in (q, k, v))
+
+
+def route_global(name: str, model: ShardedModel) -> None:
+    """Send calls of the attention function "module:name" through the exchange while `model` runs sharded.
+
+    For architectures that call it without transformer_options, where ComfyUI's override does not reach.
+    """
+    module_name, _, function_name = name.partition(":")
+    module = importlib.import_module(module_name)
+    original = getattr(module, function_name)
+
+    @functools.wraps(original)
+    def routed(q, k, v, heads, *args, **kwargs):
+        call = model.call
+        if call is None or call.attention_segments is None or kwargs.get("transformer_options"):
+            return original(q, k, v, heads, *args, **kwargs)
+        return ShardedAttention(call, None)(original, q, k, v, heads, *args, **kwargs)
+
+    setattr(module, function_name, routed)

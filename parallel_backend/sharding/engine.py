@@ -1,12 +1,12 @@
 """Runs an unmodified diffusion model over a share of its tokens, as a plan says.
 
-Hooks on the blocks cut what comes in, an attention override exchanges q, k and v, a hook on the gather module makes the
-image whole. Between two model calls nothing is sharded, and without an active session the hooks do nothing.
+Hooks on the blocks cut what comes in, an attention override exchanges q, k and v. In persist mode tokens stay split
+from block to block until a gather makes them whole; in block mode each block's outputs are made whole at once, so that
+code between blocks sees all tokens. Between two model calls nothing is sharded, and without a session hooks do nothing.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 
-from .attention import ShardedAttention
+from .arguments import Tokens
+from .attention import ShardedAttention, route_global
 from .collectives import SequenceGroups
-from .gather import gather_tokens
-from .layout import Layout
-from .plan import Blocks, Gather, Plan, Segments
+from .errors import ShardingError
+from .gather import gather_keys, gather_tokens
+from .layout import Layout, Segments
+from .modules import argument_names, bind, blocks_at, check_arguments, module_at
+from .patches import Mode, mode_for
+from .plan import Blocks, Gather, Plan
 from .residuals import shard_residuals
 
 OVERRIDE = "optimized_attention_override"
-
-
-class ShardingError(RuntimeError):
-    """The model did not behave as its plan says; sampling on would give a wrong picture."""
 
 
 @dataclass
@@ -33,10 +33,12 @@ class Session:
     """Sequence parallelism of one request: set as `ShardedModel.session` while it samples.
 
     `sp`: the process groups; `usp`: xfuser's USP for them, or None. `notes`: lines for the person, each once.
+    `mode`: forces persist or block mode; None chooses for each model call.
     """
 
     sp: SequenceGroups
     usp: Any = None
+    mode: Mode | None = None
     notes: list[str] = field(default_factory=list)
 
     def note(self, line: str) -> None:
@@ -46,7 +48,10 @@ class Session:
 
 
 class ShardedModel:
-    """The hooks on one diffusion model. `call` is the state of the model call in progress, None between calls."""
+    """The hooks on one diffusion model. `call` is the state of the model call in progress, None between calls.
+
+    Raises ShardingError when the model lacks what the plan names (a renamed argument or module).
+    """
 
     def __init__(self, model: torch.nn.Module, plan: Plan):
         self.plan = plan
@@ -55,24 +60,41 @@ class ShardedModel:
         model.register_forward_pre_hook(self._begin, with_kwargs=True)
         model.register_forward_hook(self._end, always_call=True)
         for blocks in plan.blocks:
-            for block in model.get_submodule(blocks.path):
-                names = _argument_names(block)
-                _check_names(plan, blocks, names)
-                block.register_forward_pre_hook(self._enter_block(blocks, names), with_kwargs=True)
-                block.register_forward_hook(self._leave_block)
-        gather = model.get_submodule(plan.gather.path)
-        gather.register_forward_pre_hook(self._enter_gather(plan.gather, _argument_names(gather)), with_kwargs=True)
-        gather.register_forward_hook(self._gather)
+            for block in blocks_at(model, blocks.path):
+                self._hook_block(block, blocks)
+        for gather in plan.gathers:
+            module = module_at(model, gather.path)
+            names = argument_names(module)
+            check_arguments(plan.model, gather.path, gather.arguments, names)
+            module.register_forward_pre_hook(self._before_gather(gather, names), with_kwargs=True)
+            module.register_forward_hook(self._gather(gather))
+        for name in plan.attention_globals:
+            route_global(name, self)
+
+    def _hook_block(self, block: torch.nn.Module, blocks: Blocks) -> None:
+        names = argument_names(block)
+        check_arguments(self.plan.model, blocks.path, blocks.arguments, names)
+        block.register_forward_pre_hook(self._enter_block(blocks, names), with_kwargs=True)
+        block.register_forward_hook(self._leave_block(blocks))
+        for name in blocks.local:
+            inner = module_at(block, name)
+            inner.register_forward_pre_hook(lambda *_: self._suspend_attention(True))
+            inner.register_forward_hook(lambda *_: self._suspend_attention(False))
+
+    def _suspend_attention(self, suspended: bool) -> None:
+        if self.call is not None:
+            self.call.suspended = suspended
 
     def _begin(self, model, args, kwargs):
         if self.session is None:
             return None
         options = kwargs.get("transformer_options") or {}
-        reason = unsafe_option(self.plan, options)
-        if reason is not None:
-            self.session.note(f"{reason} works on whole tokens; this model call runs unsharded on every rank")
+        mode, reason = mode_for(self.plan, options)
+        if mode is Mode.WHOLE:
+            self.session.note(f"{reason}; this model call runs unsharded on every rank")
             return None
-        self.call = Call(self.session)
+        self.call = Call(self.session, self.session.mode or mode)
+        logging.debug("xDiT: %s in %s mode", self.plan.model, self.call.mode.value)
         options = dict(options)
         options[OVERRIDE] = ShardedAttention(self.call, options.get(OVERRIDE))
         kwargs = {**kwargs, "transformer_options": options}
@@ -93,129 +115,133 @@ class ShardedModel:
             call = self.call
             if call is None:
                 return None
-            bound = {**dict(zip(names, args, strict=False)), **kwargs}
+            bound = bind(names, args, kwargs)
             call.enter(self.plan, blocks, bound)
-            for name, segments in blocks.tokens.items():
-                bound[name] = call.tokens(bound[name], segments, f"{blocks.path}.{name}", self.plan)
-            for name, positions in blocks.positions.items():
+            for name, argument in blocks.arguments.items():
                 if bound.get(name) is not None:
-                    bound[name] = call.positions(bound[name], positions.segments, positions.dim)
-            for name, segments in blocks.ranges.items():
-                if bound.get(name) is not None:
-                    bound[name] = call.layout.take_ranges(bound[name], segments)
+                    bound[name] = argument.cut(bound[name], call)
             call.sharded = True
-            call.attention_segments = blocks.attention
+            call.inside = blocks
+            call.attention_calls = 0
             return (), bound
 
         return hook
 
-    def _leave_block(self, block, args, output):
-        if self.call is not None:
-            self.call.attention_segments = None
-
-    def _enter_gather(self, gather: Gather, names: tuple[str, ...]) -> Callable:
-        def hook(module, args, kwargs):
-            if self.call is None or not self.call.sharded or not gather.ranges:
+    def _leave_block(self, blocks: Blocks) -> Callable:
+        def hook(block, args, output):
+            call = self.call
+            if call is None:
                 return None
-            bound = {**dict(zip(names, args, strict=False)), **kwargs}
-            for name, segments in gather.ranges.items():
+            call.inside = None
+            if call.attention_calls == 0:
+                raise ShardingError(
+                    f"{self.plan.model}: no attention of {blocks.path} passed the exchange, so its tokens would see"
+                    " only this rank's share; this version of ComfyUI does not match the plan"
+                )
+            if call.mode is not Mode.BLOCK:
+                return None
+            call.sharded = False
+            outputs = output if isinstance(output, tuple) else (output,)
+            whole = tuple(
+                value if segments is None else call.gather(value, segments)
+                for value, segments in zip(outputs, blocks.returns, strict=True)
+            )
+            return whole if isinstance(output, tuple) else whole[0]
+
+        return hook
+
+    def _before_gather(self, gather: Gather, names: tuple[str, ...]) -> Callable:
+        def hook(module, args, kwargs):
+            if self.call is None or not self.call.sharded or not gather.arguments:
+                return None
+            bound = bind(names, args, kwargs)
+            for name, argument in gather.arguments.items():
                 if bound.get(name) is not None:
-                    bound[name] = self.call.layout.take_ranges(bound[name], segments)
+                    bound[name] = argument.cut(bound[name], self.call)
             return (), bound
 
         return hook
 
-    def _gather(self, module, args, output):
-        call = self.call
-        if call is None or not call.sharded:
-            return None
-        call.sharded = False
-        return gather_tokens(output, call.layout.split(self.plan.gather.segments), self.session.sp)
+    def _gather(self, gather: Gather) -> Callable:
+        def hook(module, args, output):
+            call = self.call
+            if call is None or not call.sharded:
+                return None
+            call.sharded = False
+            return call.gather(output, gather.segments)
+
+        return hook
 
 
 class Call:
-    """One model call: how its tokens are laid out, and whether they are split right now."""
+    """One model call: how its tokens are laid out, and whether they are split right now.
 
-    def __init__(self, session: Session):
+    `inside`: the Blocks whose block runs now; `suspended`: a submodule with local attention runs inside it.
+    """
+
+    def __init__(self, session: Session, mode: Mode):
         self.session = session
+        self.mode = mode
         self.layout: Layout | None = None
         self.sharded = False
-        self.attention_segments: Segments | None = None
-        self._positions: dict[tuple[int, Segments], tuple[torch.Tensor, torch.Tensor]] = {}
-        self._masks: dict[tuple[int, Segments], tuple[torch.Tensor, torch.Tensor]] = {}
+        self.inside: Blocks | None = None
+        self.suspended = False
+        self.attention_calls = 0
+        self._remembered: dict[tuple, tuple[Any, torch.Tensor]] = {}
+
+    @property
+    def attention_segments(self) -> Segments | None:
+        """The segments of q, k and v where attention is exchanged now, None where it is local."""
+        return None if self.inside is None or self.suspended else self.inside.attention
 
     def enter(self, plan: Plan, blocks: Blocks, bound: dict[str, Any]) -> None:
-        """The first block of a call tells the lengths of the segments."""
+        """The first block after tokens were whole tells the lengths of the segments."""
         if self.sharded:
             return
-        lengths = []
-        for name, segments in blocks.tokens.items():
-            if len(segments) != 1:
-                raise ShardingError(
-                    f"{plan.model}: the first blocks that ran are {blocks.path}, whose {name} holds {segments} in one;"
-                    " their lengths are not known there"
-                )
-            lengths.append((segments[0], bound[name].shape[1]))
-        self.layout = Layout(tuple(lengths), self.session.sp.size, self.session.sp.rank)
+        lengths, known = {}, dict(self.layout.lengths) if self.layout is not None else {}
+        for name, argument in blocks.arguments.items():
+            if isinstance(argument, Tokens):
+                for segment in argument.segments[1:]:
+                    if segment not in known:
+                        raise ShardingError(
+                            f"{plan.model}: the first blocks that ran are {blocks.path}, whose {name} holds"
+                            f" {argument.segments} in one; their lengths are not known there"
+                        )
+                    lengths[segment] = known[segment]
+                rest = sum(known[segment] for segment in argument.segments[1:])
+                lengths[argument.segments[0]] = bound[name].shape[1] - rest
+        layout = Layout(tuple(lengths.items()), self.session.sp.size, self.session.sp.rank)
+        if layout != self.layout:
+            self.layout = layout
+            self._remembered.clear()
 
-    def tokens(self, value: torch.Tensor, segments: Segments, name: str, plan: Plan) -> torch.Tensor:
-        """This rank's rows of `value` [B, L, C]; `value` itself when it is split already."""
-        expected = self.layout.split(segments).local[self.layout.rank] if self.sharded else self.layout.total(segments)
-        if value.shape[1] != expected:
-            raise ShardingError(
-                f"{plan.model}: {name} has {value.shape[1]} tokens where the plan expects {expected}; a patch or this"
-                " version of ComfyUI changed them"
-            )
-        return value if self.sharded else self.layout.take(value, segments, 1)
+    def remember(self, kind: Any, value: torch.Tensor, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """`make()` once for this tensor object under this layout."""
+        key = (kind, id(value))
+        if key not in self._remembered:
+            self._remembered[key] = (value, make())
+        return self._remembered[key][1]
 
-    def positions(self, value: torch.Tensor, segments: Segments, dim: int) -> torch.Tensor:
-        key = (id(value), segments)
-        if key not in self._positions:
-            if value.shape[dim] == 1:
-                return value
-            if value.shape[dim] != self.layout.total(segments):
-                raise ShardingError(
-                    f"positions cover {value.shape[dim]} tokens, the segments {segments} hold"
-                    f" {self.layout.total(segments)}"
-                )
-            self._positions[key] = (value, self.layout.take(value, segments, dim))
-        return self._positions[key][1]
+    def gather(self, value: torch.Tensor, segments: Segments) -> torch.Tensor:
+        """Whole [B, L, C] of `segments`, in the model's order, on every rank."""
+        rank_major = gather_tokens(value, self.layout.split(segments), self.session.sp)
+        if len(segments) == 1:
+            return rank_major
+        order = self.layout.rank_major(segments, value.device)
+        return torch.empty_like(rank_major).index_copy_(1, order, rank_major)
 
-    def rank_major_mask(self, mask: torch.Tensor, segments: Segments) -> torch.Tensor:
-        """`mask` over whole tokens, rows and columns in the order in which the ranks hold them."""
-        key = (id(mask), segments)
-        if key not in self._masks:
-            total = self.layout.total(segments)
-            permuted = mask
-            order = self.layout.rank_major(segments, mask.device)
-            for dim in (-2, -1):
-                if mask.shape[dim] == total:
-                    permuted = permuted.index_select(dim, order)
-                elif mask.shape[dim] != 1:
-                    raise ShardingError(f"an attention mask of shape {tuple(mask.shape)} does not cover {total} tokens")
-            self._masks[key] = (mask, permuted)
-        return self._masks[key][1]
+    def mask(self, mask: torch.Tensor, segments: Segments) -> torch.Tensor:
+        """An attention mask over whole sequences, rows and columns in the order in which the ranks hold them."""
+        if self.inside.mask == "local":
+            return gather_keys(mask, self.layout.split(segments), self.session.sp)
+        return self.remember(segments, mask, lambda: self._rank_major(mask, segments))
 
-
-def unsafe_option(plan: Plan, options: dict[str, Any]) -> str | None:
-    """What in transformer_options looks inside the blocks, where tokens are split; None when nothing does."""
-    patches = [name for name, found in options.get("patches", {}).items() if found and name not in plan.safe_patches]
-    if patches:
-        return f"the patch {patches[0]!r}"
-    replaced = [name for name, found in options.get("patches_replace", {}).items() if found]
-    if replaced:
-        return f"a replaced block or attention ({replaced[0]!r})"
-    return None
-
-
-def _argument_names(module: torch.nn.Module) -> tuple[str, ...]:
-    return tuple(inspect.signature(module.forward).parameters)
-
-
-def _check_names(plan: Plan, blocks: Blocks, names: tuple[str, ...]) -> None:
-    missing = [name for name in (*blocks.tokens, *blocks.positions, *blocks.ranges) if name not in names]
-    if missing:
-        raise ShardingError(
-            f"{plan.model}: {blocks.path} takes {', '.join(names)}; the plan expects {', '.join(missing)} too. This"
-            " version of ComfyUI renamed an argument; update xDiT for ComfyUI"
-        )
+    def _rank_major(self, mask: torch.Tensor, segments: Segments) -> torch.Tensor:
+        total = self.layout.total(segments)
+        order = self.layout.rank_major(segments, mask.device)
+        for dim in (-2, -1):
+            if mask.shape[dim] == total:
+                mask = mask.index_select(dim, order)
+            elif mask.shape[dim] != 1:
+                raise ShardingError(f"an attention mask of shape {tuple(mask.shape)} does not cover {total} tokens")
+        return mask

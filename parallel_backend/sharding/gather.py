@@ -12,13 +12,24 @@ def gather_tokens(local: torch.Tensor, split: TokenSplit, sp: SequenceGroups) ->
     """[B, l_r, C] of every rank → [B, sum(l), C] in rank order, the same on every rank. Lengths may differ."""
     if sp.size == 1:
         return local
+    return _gather(local.transpose(0, 1), split, sp).transpose(0, 1).contiguous()
+
+
+def gather_keys(local: torch.Tensor, split: TokenSplit, sp: SequenceGroups) -> torch.Tensor:
+    """A mask [..., l_r] over this rank's keys → [..., sum(l)] over all keys, in rank order."""
+    if sp.size == 1 or local.shape[-1] == 1:
+        return local
+    return _gather(local.movedim(-1, 0), split, sp).movedim(0, -1).contiguous()
+
+
+def _gather(local: torch.Tensor, split: TokenSplit, sp: SequenceGroups) -> torch.Tensor:
+    """Along dim 0; shorter shares are padded for the collective and cut after it."""
     longest = max(split.local)
-    send = local.transpose(0, 1).contiguous()
+    send = local.contiguous()
     if send.shape[0] < longest:
         send = torch.cat((send, send.new_zeros((longest - send.shape[0], *send.shape[1:]))))
     received = send.new_empty((sp.size * longest, *send.shape[1:]))
     dist.all_gather_into_tensor(received, send, group=sp.sequence)
-    if len(set(split.local)) > 1:
-        parts = received.split(longest)
-        received = torch.cat([part[:length] for part, length in zip(parts, split.local, strict=True)])
-    return received.transpose(0, 1).contiguous()
+    if len(set(split.local)) == 1:
+        return received
+    return torch.cat([part[:length] for part, length in zip(received.split(longest), split.local, strict=True)])

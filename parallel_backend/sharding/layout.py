@@ -8,7 +8,8 @@ from functools import cached_property
 import torch
 
 from .collectives import TokenSplit, split_evenly
-from .plan import Segments
+
+Segments = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,15 @@ class Layout:
         parts = [whole.narrow(dim, start, end - start) for start, end in self.spans(segments, self.rank)]
         return torch.cat(parts, dim) if len(parts) > 1 else parts[0].clone(memory_format=torch.contiguous_format)
 
-    def take_ranges(self, ranges: list[tuple], segments: Segments) -> list[tuple[int, int, int]]:
-        """(start, end, index) over the whole → the same rows counted locally; `end` may be None for the end."""
+    def take_ranges(self, ranges: list[tuple], segments: Segments) -> list[tuple]:
+        """(start, end, ...) over the whole → the same rows counted locally; `end` may be None for the end."""
         total, local, offset = self.total(segments), [], 0
         for start, end in self.spans(segments, self.rank):
-            for first, last, index in ranges:
+            for first, last, *rest in ranges:
                 low = max(start, first)
                 high = min(end, total if last is None else last)
                 if low < high:
-                    local.append((low - start + offset, high - start + offset, index))
+                    local.append((low - start + offset, high - start + offset, *rest))
             offset += end - start
         return local
 

@@ -1,16 +1,18 @@
 """What is split, as data. One plan per architecture; `engine.py` is the how.
 
 A worked example, Flux: its double blocks take image tokens `img` and text tokens `txt` apart, its single blocks take
-`x`, text before image. Every rank holds its share of both; rotary positions `pe` cover text and image along dim 2. The
+`x`, text before image. Every rank holds its share of both. Rotary positions `pe` cover text and image along dim 2. The
 image comes together again where the final layer, which works token by token, hands out its result:
 
     Plan(
         model="comfy.ldm.flux.model.Flux",
         blocks=(
-            Blocks("double_blocks", tokens={"img": ("img",), "txt": ("txt",)}, returns=(("img",), ("txt",)), ...),
-            Blocks("single_blocks", tokens={"x": ("txt", "img")}, returns=(("txt", "img"),), ...),
+            Blocks("double_blocks", {"img": Tokens("img"), "txt": Tokens("txt"), "pe": Positions(("txt", "img"), 2)},
+                   attention=("txt", "img"), returns=(("img",), ("txt",))),
+            Blocks("single_blocks", {"x": Tokens("txt", "img"), "pe": Positions(("txt", "img"), 2)},
+                   attention=("txt", "img"), returns=(("txt", "img"),)),
         ),
-        gather=Gather("final_layer", ("img",)),
+        gathers=(Gather("final_layer", ("img",)),),
     )
 """
 
@@ -19,42 +21,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-Segments = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Positions:
-    """An argument indexed by token position along `dim`, covering `segments` in this order."""
-
-    segments: Segments
-    dim: int
+from .arguments import Argument
+from .layout import Segments
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks of one ModuleList at `path`.
+    """The blocks of the ModuleList (or the one module) at `path`.
 
-    tokens: forward argument → the segments it holds along dim 1 (B, L, C).
-    positions: forward argument → positional tensor, cut the same way.
-    ranges: forward argument → segments, for lists of (start, end, index) over these segments.
-    masks: forward arguments that hold attention masks over all tokens; they stay whole (the attention cuts them).
+    arguments: forward argument → how it is cut for this rank; arguments not named stay as they are.
     attention: the order of segments in the blocks' q, k and v.
+    returns: per output (a tuple of outputs, or the only one) its segments along dim 1, or None for no tokens.
+    mask: attention masks that reach the attention cover "whole" sequences, or this rank's "local" keys only.
+    local: submodules of a block, by name, whose attention stays local (cross-attention to a replicated context).
     """
 
     path: str
-    tokens: Mapping[str, Segments]
+    arguments: Mapping[str, Argument]
     attention: Segments
-    positions: Mapping[str, Positions] = field(default_factory=dict)
-    ranges: Mapping[str, Segments] = field(default_factory=dict)
+    returns: tuple[Segments | None, ...]
+    mask: str = "whole"
+    local: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Gather:
-    """The module at `path` works token by token; its output holds `segments` along dim 1 and is made whole."""
+    """The module at `path` works token by token; its output holds `segments` along dim 1 and is made whole.
+
+    `path` may be a block ("layers.-1": the last of a list). arguments: as in Blocks.
+    """
 
     path: str
     segments: Segments
-    ranges: Mapping[str, Segments] = field(default_factory=dict)
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,18 +61,30 @@ class Plan:
     """How one architecture is sharded along its tokens.
 
     model: the class, as module.qualname; a subclass is another architecture.
-    heads: attribute of the model that holds the number of attention heads.
+    heads: dotted path from the model to its number of attention heads.
     residuals: ControlNet output list → the segment whose first rows it is added to.
-    safe_patches: names under transformer_options["patches"] that run outside the blocks, on whole tensors.
+    whole_patches: names under transformer_options["patches"] that run where tokens are whole even in persist mode.
+    between_patches: names that run between blocks; they get whole tokens in block mode.
+    attention_globals: "module:name" of attention functions that the model calls without transformer_options.
     """
 
     model: str
     blocks: tuple[Blocks, ...]
-    gather: Gather
+    gathers: tuple[Gather, ...]
     heads: str = "num_heads"
     residuals: Mapping[str, str] = field(default_factory=dict)
-    safe_patches: frozenset[str] = frozenset()
+    whole_patches: frozenset[str] = frozenset({"post_input"})
+    between_patches: frozenset[str] = frozenset({"double_block", "single_block"})
+    attention_globals: tuple[str, ...] = ()
 
 
 def class_path(obj: object) -> str:
     return f"{type(obj).__module__}.{type(obj).__qualname__}"
+
+
+def heads_of(plan: Plan, model: object) -> int:
+    """The number of attention heads of `model`."""
+    value = model
+    for name in plan.heads.split("."):
+        value = value[int(name)] if name.isdigit() else getattr(value, name)
+    return value

@@ -9,7 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from attention_ranks import RankSet, make_pack_importable  # noqa: E402
+from support.rank_set import RankSet, make_pack_importable  # noqa: E402
 
 make_pack_importable()
 
@@ -25,7 +25,7 @@ LIMIT = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 @pytest.fixture(scope="session")
 def rank_sets():
-    sets = {size: RankSet(size) for size in (2, 3, 4)}
+    sets = {size: RankSet(size, "attention_cases:RankSide") for size in (2, 3, 4)}
     yield sets
     for ranks in sets.values():
         ranks.stop()

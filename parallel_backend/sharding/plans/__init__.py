@@ -2,8 +2,11 @@
 
 from ..plan import Plan, class_path
 from .flux import FLUX
+from .lumina import LUMINA
+from .qwen_image import QWEN_IMAGE
+from .wan import WAN
 
-PLANS: dict[str, Plan] = {plan.model: plan for plan in (FLUX,)}
+PLANS: dict[str, Plan] = {plan.model: plan for plan in (FLUX, LUMINA, QWEN_IMAGE, WAN)}
 
 
 def plan_for(diffusion_model: object) -> Plan | None:

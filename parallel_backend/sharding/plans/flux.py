@@ -1,6 +1,7 @@
-"""Flux (dev, schnell, Kontext, Fill, ...)."""
+"""Flux (dev, schnell, Kontext, Fill) and Flux2, which is the same class with modulation shared by all blocks."""
 
-from ..plan import Blocks, Gather, Plan, Positions
+from ..arguments import Positions, Ranges, RangesBehind, Tokens
+from ..plan import Blocks, Gather, Plan
 
 TEXT_IMAGE = ("txt", "img")
 
@@ -9,20 +10,22 @@ FLUX = Plan(
     blocks=(
         Blocks(
             "double_blocks",
-            tokens={"img": ("img",), "txt": ("txt",)},
+            {
+                "img": Tokens("img"),
+                "txt": Tokens("txt"),
+                "pe": Positions(TEXT_IMAGE, 2),
+                "modulation_dims_img": Ranges(("img",)),
+            },
             attention=TEXT_IMAGE,
-            positions={"pe": Positions(TEXT_IMAGE, 2)},
-            ranges={"modulation_dims_img": ("img",)},
+            returns=(("img",), ("txt",)),
         ),
         Blocks(
             "single_blocks",
-            tokens={"x": TEXT_IMAGE},
+            {"x": Tokens(*TEXT_IMAGE), "pe": Positions(TEXT_IMAGE, 2), "modulation_dims": RangesBehind("txt", "img")},
             attention=TEXT_IMAGE,
-            positions={"pe": Positions(TEXT_IMAGE, 2)},
-            ranges={"modulation_dims": TEXT_IMAGE},
+            returns=(TEXT_IMAGE,),
         ),
     ),
-    gather=Gather("final_layer", ("img",), ranges={"modulation_dims": ("img",)}),
+    gathers=(Gather("final_layer", ("img",), {"modulation_dims": Ranges(("img",))}),),
     residuals={"input": "img", "output": "img"},
-    safe_patches=frozenset({"post_input"}),
 )

@@ -1,10 +1,12 @@
-"""A set of real processes over gloo that run attention cases, kept alive between tests.
+"""A set of real processes over gloo that run cases, kept alive between tests.
 
-`RankSet(4)` starts four; `run(case)` sends the same case to all and returns every rank's answer. Waits are bounded:
-a set in which a rank failed or hung is killed, and the next `run` starts it anew.
-Run as a program, this file is one rank: attention_ranks.py RANK SIZE STORE PIPE.
+`RankSet(4, "module:Side")` starts four, each with its own Side(); `run(command)` sends the same command to all and
+returns every rank's answer. Waits are bounded: a set in which a rank failed or hung is killed, and the next `run`
+starts it anew.
+Run as a program, this file is one rank: rank_set.py RANK SIZE STORE PIPE SIDE.
 """
 
+import importlib
 import os
 import pickle
 import subprocess
@@ -17,7 +19,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 ANSWER_WITHIN_S = 90
 COLLECTIVE_WITHIN_S = 20
 
@@ -26,19 +28,21 @@ def make_pack_importable() -> None:
     """Let `xdit_comfyui.…` be imported here without running the pack's ComfyUI entry point."""
     if "xdit_comfyui" not in sys.modules:
         package = types.ModuleType("xdit_comfyui")
-        package.__path__ = [str(HERE.parent.parent)]
+        package.__path__ = [str(TESTS.parent)]
         sys.modules["xdit_comfyui"] = package
 
 
 class RankSet:
-    def __init__(self, size: int):
+    def __init__(self, size: int, side: str, environment: dict[str, str] | None = None):
         self.size = size
+        self._side = side
+        self._environment = environment or {}
         self._pipes: list[Connection] = []
         self._processes: list[subprocess.Popen] = []
         self._folder: tempfile.TemporaryDirectory | None = None
 
     def run(self, command: tuple) -> list:
-        """Every rank's answer to ("case", AttentionCase) or ("control", AttentionCase). Raises RuntimeError."""
+        """Every rank's answer, which is Side().answer(*command). Raises RuntimeError."""
         if not self._processes:
             self._start()
         message = pickle.dumps(command)  # Connection.send would hand tensors over as shared memory
@@ -72,12 +76,13 @@ class RankSet:
         self._pipes, self._processes = [], []
 
     def _start(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="attention-ranks-")
+        self._folder = tempfile.TemporaryDirectory(prefix="rank-set-")
         store = Path(self._folder.name) / "store"
         env = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
+        env |= self._environment
         for rank in range(self.size):
             ours, theirs = Pipe()
-            arguments = [str(rank), str(self.size), str(store), str(theirs.fileno())]
+            arguments = [str(rank), str(self.size), str(store), str(theirs.fileno()), self._side]
             self._processes.append(
                 subprocess.Popen([sys.executable, __file__, *arguments], env=env, pass_fds=[theirs.fileno()])
             )
@@ -85,12 +90,11 @@ class RankSet:
             self._pipes.append(ours)
 
 
-def serve(rank: int, size: int, store: str, pipe: Connection) -> None:
+def serve(rank: int, size: int, store: str, pipe: Connection, side_name: str) -> None:
     make_pack_importable()
-    sys.path.insert(0, str(HERE))
+    sys.path[:1] = [str(TESTS), str(TESTS / "sharding")]  # not this folder, whose comfy.py is not ComfyUI
     import torch
     import torch.distributed as dist
-    from attention_cases import RankSide
 
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -100,7 +104,8 @@ def serve(rank: int, size: int, store: str, pipe: Connection) -> None:
         world_size=size,
         timeout=timedelta(seconds=COLLECTIVE_WITHIN_S),
     )
-    side = RankSide()
+    module, _, name = side_name.partition(":")
+    side = getattr(importlib.import_module(module), name)()
     while True:
         try:
             command = pickle.loads(pipe.recv_bytes())
@@ -115,4 +120,4 @@ def serve(rank: int, size: int, store: str, pipe: Connection) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Connection(int(sys.argv[4])))
+    serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Connection(int(sys.argv[4])), sys.argv[5])

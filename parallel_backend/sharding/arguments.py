@@ -1,0 +1,132 @@
+"""How one argument of a block is cut for a rank. Each kind is a frozen value with one method.
+
+`cut(value, call)` gets the argument as the model passed it (never None) and the Call in progress, whose `layout` says
+who holds which rows, and whose `sharded` says whether tokens came in split already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .errors import ShardingError
+from .layout import Segments
+
+if TYPE_CHECKING:
+    from .engine import Call
+
+
+@dataclass(frozen=True, init=False)
+class Tokens:
+    """Hidden states [B, L, C]: `segments` one after the other along dim 1; in persist mode they come in split."""
+
+    segments: Segments
+
+    def __init__(self, *segments: str):
+        object.__setattr__(self, "segments", segments)
+
+    def cut(self, value: torch.Tensor, call: Call) -> torch.Tensor:
+        layout = call.layout
+        expected = layout.split(self.segments).local[layout.rank] if call.sharded else layout.total(self.segments)
+        if value.shape[1] != expected:
+            raise ShardingError(
+                f"{' + '.join(self.segments)} hold {value.shape[1]} tokens where {expected} are expected; a patch or"
+                " this version of ComfyUI changed them"
+            )
+        return value if call.sharded else layout.take(value, self.segments, 1)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A tensor that the model always passes whole, `segments` along `dim`; cut for every block, remembered per call."""
+
+    segments: Segments
+    dim: int = 1
+
+    def cut(self, value: torch.Tensor, call: Call) -> torch.Tensor:
+        return call.remember(self, value, lambda: self._take(value, call))
+
+    def _take(self, value: torch.Tensor, call: Call) -> torch.Tensor:
+        if value.shape[self.dim] != call.layout.total(self.segments):
+            raise ShardingError(
+                f"{' + '.join(self.segments)} hold {call.layout.total(self.segments)} tokens, a tensor of shape"
+                f" {tuple(value.shape)} does not cover them along dim {self.dim}"
+            )
+        return call.layout.take(value, self.segments, self.dim)
+
+
+@dataclass(frozen=True)
+class Positions(Whole):
+    """Rotary or other positional tensors, indexed by token along `dim`; of size 1 there, or None, they stay."""
+
+    def cut(self, value: Any, call: Call) -> Any:
+        if isinstance(value, tuple | list):
+            return type(value)(item if item is None else self.cut(item, call) for item in value)
+        return value if value.shape[self.dim] == 1 else super().cut(value, call)
+
+
+@dataclass(frozen=True)
+class PerFrame:
+    """Values [B, T, ...], each for a run of ceil(L / T) tokens of `segment` (per-frame timesteps): spread, then cut.
+
+    T = 1 stays: it is broadcast. Source: repeat_e of comfy/ldm/wan/model.py.
+    """
+
+    segment: str
+    dim: int = 1
+
+    def cut(self, value: torch.Tensor, call: Call) -> torch.Tensor:
+        if value.shape[self.dim] == 1:
+            return value
+        return call.remember(self, value, lambda: self._spread(value, call))
+
+    def _spread(self, value: torch.Tensor, call: Call) -> torch.Tensor:
+        total = call.layout.total((self.segment,))
+        run = -(-total // value.shape[self.dim])
+        spread = value if run == 1 else value.repeat_interleave(run, self.dim).narrow(self.dim, 0, total)
+        return call.layout.take(spread, (self.segment,), self.dim)
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """A list of (start, end, ...) over the rows of `segments`; `end` None is the end."""
+
+    segments: Segments
+
+    def cut(self, value: list[tuple], call: Call) -> list[tuple]:
+        return call.layout.take_ranges(value, self.segments)
+
+
+@dataclass(frozen=True)
+class RangesBehind:
+    """Ranges over `segment`, which lies behind `first`, made by code between blocks: the model added the length of
+    `first` as it saw it there (this rank's share once tokens are split) to each bound but 0, which means all of `first`.
+    """
+
+    first: str
+    segment: str
+
+    def cut(self, value: list[tuple], call: Call) -> list[tuple]:
+        own = call.layout.split((self.first,)).local[call.layout.rank]
+        seen = own if call.sharded else call.layout.total((self.first,))
+        behind = [(max(start - seen, 0), end - seen, *rest) for start, end, *rest in value]
+        local = [
+            (start + own, end + own, *rest) for start, end, *rest in call.layout.take_ranges(behind, (self.segment,))
+        ]
+        return [(0, own, *rest) for start, _, *rest in value if start == 0] + local
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A row number of `segment` that divides it in two (rows before, rows from there on)."""
+
+    segment: str
+
+    def cut(self, value: int, call: Call) -> int:
+        ((start, end),) = call.layout.spans((self.segment,), call.layout.rank)
+        return min(max(value - start, 0), end - start)
+
+
+Argument = Tokens | Whole | Positions | PerFrame | Ranges | RangesBehind | Cut

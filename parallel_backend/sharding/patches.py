@@ -1,0 +1,36 @@
+"""Which mode a model call can run in, given the patches in its transformer_options."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from .plan import Plan
+
+BLOCK_REPLACEMENTS = frozenset({"dit"})
+
+
+class Mode(Enum):
+    """PERSIST: tokens stay split through the blocks. BLOCK: whole between blocks. WHOLE: not sharded."""
+
+    PERSIST = "persist"
+    BLOCK = "block"
+    WHOLE = "whole"
+
+
+def mode_for(plan: Plan, options: dict[str, Any]) -> tuple[Mode, str]:
+    """The mode, and for WHOLE the reason: a patch that looks inside the blocks, where tokens are split."""
+    mode = Mode.PERSIST
+    for name, found in options.get("patches", {}).items():
+        if not found or name in plan.whole_patches:
+            continue
+        if name not in plan.between_patches:
+            return Mode.WHOLE, f"the patch {name!r} works on whole tokens inside the blocks"
+        mode = Mode.BLOCK
+    for name, found in options.get("patches_replace", {}).items():
+        if not found:
+            continue
+        if name not in BLOCK_REPLACEMENTS:
+            return Mode.WHOLE, f"a replaced {name!r} works on whole tokens inside the blocks"
+        mode = Mode.BLOCK
+    return mode, ""

@@ -1,0 +1,28 @@
+"""Lumina 2 and Z-Image (NextDiT): text and image run through the layers as one sequence."""
+
+from ..arguments import Positions, Ranges, Tokens
+from ..plan import Blocks, Gather, Plan
+
+
+def _layers(path: str, segment: str) -> Blocks:
+    return Blocks(
+        path,
+        {
+            "x": Tokens(segment),
+            "freqs_cis": Positions((segment,), 1),
+            "timestep_zero_index": Ranges((segment,)),
+        },
+        attention=(segment,),
+        returns=((segment,),),
+    )
+
+
+LUMINA = Plan(
+    model="comfy.ldm.lumina.model.NextDiT",
+    blocks=(_layers("noise_refiner", "img"), _layers("layers", "all")),
+    gathers=(
+        Gather("noise_refiner.-1", ("img",)),
+        Gather("final_layer", ("all",), {"timestep_zero_index": Ranges(("all",))}),
+    ),
+    heads="n_heads",
+)

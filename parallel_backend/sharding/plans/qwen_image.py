@@ -1,0 +1,28 @@
+"""Qwen-Image and Qwen-Image Edit."""
+
+from ..arguments import Cut, Positions, Tokens, Whole
+from ..plan import Blocks, Gather, Plan
+
+TEXT_IMAGE = ("txt", "img")
+
+QWEN_IMAGE = Plan(
+    model="comfy.ldm.qwen_image.model.QwenImageTransformer2DModel",
+    blocks=(
+        Blocks(
+            "transformer_blocks",
+            {
+                "hidden_states": Tokens("img"),
+                "encoder_hidden_states": Tokens("txt"),
+                "encoder_hidden_states_mask": Whole(("txt",), -1),
+                "image_rotary_emb": Positions(TEXT_IMAGE, 2),
+                "timestep_zero_index": Cut("img"),
+            },
+            attention=TEXT_IMAGE,
+            returns=(("txt",), ("img",)),
+            mask="local",
+        ),
+    ),
+    gathers=(Gather("proj_out", ("img",)),),
+    heads="transformer_blocks.0.attn.heads",
+    residuals={"input": "img"},
+)
