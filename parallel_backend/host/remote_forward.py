@@ -13,6 +13,7 @@ import comfy.model_management
 import torch
 
 from ..config import Degrees, ParallelConfig
+from ..outer_sample import call_outer_sample
 from ..protocol import Discard, Forward
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel, dumps
@@ -51,7 +52,7 @@ def sample_here(
         ) from error
     try:
         with _served(patcher.model.diffusion_model, group, request, patcher.load_device):
-            return executor(**{**arguments, "callback": callback, "disable_pbar": disable_pbar})
+            return call_outer_sample(executor, {**arguments, "callback": callback, "disable_pbar": disable_pbar})
     finally:
         if not group.closed:
             group.send(Discard(request.number))

@@ -11,6 +11,7 @@ import comfy.model_management
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
+from ..outer_sample import call_outer_sample
 from ..protocol import SampleRequest
 from ..sharding.cfg import CfgParallel
 from ..sharding.engine import Session, ShardedModel
@@ -66,7 +67,7 @@ def sample(
     with sharded(patchers, mesh, meshes) as session, attention_kernel(attention), _agreed_memory(patchers, mesh):
         _restore_rng(request.rng)
         agreement.stop_if_cancelled()
-        latent = executor.execute(**arguments)
+        latent = call_outer_sample(executor.execute, arguments)
     return latent, tuple(session.notes)
 
 
