@@ -64,18 +64,7 @@ def sample(instance: ComfyInstance, client: ComfyClient, unet: str, ranks: int) 
 def flux_prompt(unet: str, ranks: int, seed: int) -> tuple[dict, str]:
     """The workflow, and the id of its SaveLatent node."""
     graph = Graph()
-    config = graph.add(
-        "XDiTParallelConfig",
-        devices=f"cpu:{ranks}",
-        strategy="auto",
-        ulysses=1,
-        ring=1,
-        cfg=1,
-        batch=1,
-        pipefusion=1,
-        attention="auto",
-        unsupported="refuse",
-    )
+    config = graph.parallel_config(f"cpu:{ranks}", unsupported="refuse")
     model = graph.add("XDiTLoader", unet_name=unet, weight_dtype="default", parallel_config=config)
     latent = graph.add("EmptySD3LatentImage", width=WIDTH, height=HEIGHT, batch_size=1)
     sampled = graph.sample("XDiTSampler", model, graph.flux_conditioning(1, 64), latent, seed=seed, steps=STEPS)

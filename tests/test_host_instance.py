@@ -9,19 +9,20 @@ import time
 import pytest
 from comfy_host.instance import MARK, ComfyInstance, InstanceError, make_base_directory
 from support.pack import PACK_ROOT
+from support.prompts import Graph
 
 
-def snapshot(tree):
-    return {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
-
-
-def test_the_comfyui_tree_is_not_written_to(host, comfy, client):
-    before = snapshot(host.tree)
-    client.object_info()
-    assert comfy.base / "user" / "comfyui.db" in set((comfy.base / "user").iterdir())
-    began = comfy.log.stat().st_ctime_ns
-    assert snapshot(host.tree) == before
-    assert all(written < began for written in before.values())
+def test_the_comfyui_tree_is_not_written_to(host, comfy, client, models):
+    graph = Graph()
+    config = graph.parallel_config("cpu:2")
+    model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=config)
+    latent = graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1)
+    graph.save(graph.sample("XDiTSampler", model, graph.flux_conditioning(1), latent))
+    client.run(graph.prompt)
+    began = (comfy.base / "custom_nodes").stat().st_mtime_ns
+    written = [path for path in host.tree.rglob("*") if path.stat().st_mtime_ns >= began]
+    assert not written
+    assert (comfy.base / "user" / "comfyui.db").is_file()
 
 
 def test_the_test_nodes_are_there(client):

