@@ -23,17 +23,19 @@ class RandomConditioning(io.ComfyNode):
                 io.Int.Input("context_dim", default=128, min=1, max=16384),
                 io.Int.Input("pooled_dim", default=64, min=0, max=16384, tooltip="0: no pooled output"),
                 io.Float.Input("guidance", default=3.5, min=-1.0, max=100.0, step=0.1, tooltip="negative: none"),
+                io.Combo.Input("device", options=["cpu", "gpu"], default="cpu", optional=True, tooltip="where it lies"),
             ],
             outputs=[io.Conditioning.Output()],
         )
 
     @classmethod
-    def execute(cls, seed, tokens, context_dim, pooled_dim, guidance) -> io.NodeOutput:
+    def execute(cls, seed, tokens, context_dim, pooled_dim, guidance, device="cpu") -> io.NodeOutput:
         generator = torch.Generator().manual_seed(seed)
-        cond = torch.randn(1, tokens, context_dim, generator=generator)
+        target = comfy.model_management.get_torch_device() if device == "gpu" else torch.device("cpu")
+        cond = torch.randn(1, tokens, context_dim, generator=generator).to(target)
         options = {}
         if pooled_dim:
-            options["pooled_output"] = torch.randn(1, pooled_dim, generator=generator)
+            options["pooled_output"] = torch.randn(1, pooled_dim, generator=generator).to(target)
         if guidance >= 0:
             options["guidance"] = guidance
         return io.NodeOutput([[cond, options]])
