@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 import comfy.model_management
 import comfy.sampler_helpers
+import torch
 
 from .devices import DeviceSet
 

@@ -13,6 +13,7 @@ import tqdm
 
 from ..config import ParallelConfig
 from ..protocol import Finished, SampleRequest, Step
+from ..sharding.plan import heads_of
 from ..sharding.plans import plan_for
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel
@@ -51,7 +52,7 @@ def run(executor, arguments: dict[str, Any], callback: Callable | None, disable_
 def workload(guider: Any, noise: torch.Tensor) -> Workload:
     model = guider.model_patcher.model.diffusion_model
     plan = plan_for(model)
-    heads = getattr(model, plan.heads) if plan is not None else None
+    heads = heads_of(plan, model) if plan is not None else None
     return Workload(type(model).__qualname__, plan, heads, count_conditions(guider), tuple(noise.shape))
 
 

@@ -102,7 +102,7 @@ class Ranges:
 @dataclass(frozen=True)
 class RangesBehind:
     """Ranges over `segment`, which lies behind `first`, made by code between blocks: the model added the length of
-    `first` as it saw it there (this rank's share once tokens are split) to each bound but 0, which means all of `first`.
+    `first` as it saw it (this rank's share once tokens are split) to each bound but 0, which means all of `first`.
     """
 
     first: str
