@@ -14,6 +14,8 @@ from ..recipe import ModelIdentity, NoRecipe, Recipe
 from ..weights import load_model
 from .seam import SEAM_KEY, Seam
 
+FORWARDS = frozenset(("forward", "_forward"))  # one of these is replaced while the ranks serve the model's calls
+
 
 class WeightlessModelError(RuntimeError):
     """A node asked the weightless MODEL for its weights."""
@@ -111,6 +113,15 @@ class XDiTModelPatcher(comfy.model_patcher.ModelPatcher):
 
     def unpatch_model(self, device_to=None, unpatch_weights=True):
         return super().unpatch_model(None, unpatch_weights=False)
+
+    def pre_run(self):
+        # Without this a weightless model would compute on unset memory, and give a picture.
+        if FORWARDS.isdisjoint(vars(self.model.diffusion_model)):
+            raise WeightlessModelError(
+                "an xDiT MODEL has no weights in ComfyUI's process, and this node wants to run it there: use it as the main"
+                " model of a sampler node, with a sampler and a guider that can be sent to the ranks"
+            )
+        return super().pre_run()
 
     def get_key_patches(self, filter_prefix=None):
         raise WeightlessModelError(

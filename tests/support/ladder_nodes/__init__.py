@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension
 
-from .guiders import TwoModelGuider, WeightedGuiderNode
+from .guiders import WeightedGuiderNode
 from .models import ForgetRecipe, LockedBlockPatch, LockedFunctionWrapper
 from .samplers import ChurnSampler, GlobalNoiseSampler, LockedSampler
 
@@ -11,7 +11,6 @@ class LadderNodes(ComfyExtension):
     async def get_node_list(self):
         return [
             WeightedGuiderNode,
-            TwoModelGuider,
             ForgetRecipe,
             LockedBlockPatch,
             LockedFunctionWrapper,

@@ -1,4 +1,4 @@
-"""Guiders whose classes live in this pack: picklable, if the ranks find the pack."""
+"""A guider whose class lives in this pack: picklable, if the ranks find the pack."""
 
 import comfy.samplers
 from comfy_api.latest import io
@@ -12,19 +12,6 @@ class WeightedGuider(comfy.samplers.CFGGuider):
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
         return super().predict_noise(x, timestep, model_options or {}, seed) * self.weight
-
-
-class BlendedGuider(comfy.samplers.CFGGuider):
-    """Half of each of two MODELs' predictions; the second model is this guider's own business."""
-
-    def set_second(self, model) -> None:
-        self.second = model
-
-    def predict_noise(self, x, timestep, model_options=None, seed=None):
-        first = super().predict_noise(x, timestep, model_options or {}, seed)
-        conds = [self.conds["positive"]]
-        (second,) = comfy.samplers.calc_cond_batch(self.second.model, conds, x, timestep, model_options or {})
-        return (first + second) / 2
 
 
 class WeightedGuiderNode(io.ComfyNode):
@@ -49,25 +36,4 @@ class WeightedGuiderNode(io.ComfyNode):
         guider.inner_set_conds({"positive": conditioning, "negative": conditioning})
         guider.set_cfg(1.0)
         guider.set_weight(weight)
-        return io.NodeOutput(guider)
-
-
-class TwoModelGuider(io.ComfyNode):
-    """A guider that holds a second MODEL."""
-
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="TwoModelGuider",
-            category="xDiT/test",
-            inputs=[io.Model.Input("model"), io.Model.Input("second"), io.Conditioning.Input("conditioning")],
-            outputs=[io.Guider.Output()],
-        )
-
-    @classmethod
-    def execute(cls, model, second, conditioning) -> io.NodeOutput:
-        guider = BlendedGuider(model)
-        guider.inner_set_conds({"positive": conditioning, "negative": conditioning})
-        guider.set_cfg(1.0)
-        guider.set_second(second)
         return io.NodeOutput(guider)
