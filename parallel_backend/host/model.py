@@ -118,8 +118,8 @@ class XDiTModelPatcher(comfy.model_patcher.ModelPatcher):
         # Without this a weightless model would compute on unset memory, and give a picture.
         if FORWARDS.isdisjoint(vars(self.model.diffusion_model)):
             raise WeightlessModelError(
-                "an xDiT MODEL has no weights in ComfyUI's process, and this node wants to run it there: use it as the main"
-                " model of a sampler node, with a sampler and a guider that can be sent to the ranks"
+                "an xDiT MODEL has no weights in ComfyUI's process, and this node wants to run it there: use it as the"
+                " main model of a sampler node, with a sampler and a guider that can be sent to the ranks"
             )
         return super().pre_run()
 
