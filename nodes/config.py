@@ -64,7 +64,7 @@ class XDiTParallelConfig(io.ComfyNode):
                 _degree(
                     "cfg", "Evaluates the positive and the negative prompt at the same time. 2 when CFG is above 1."
                 ),
-                _degree("batch", "Divides the images of a latent batch. Not built yet: keep 1."),
+                _degree("batch", "Divides the images of a latent batch; at most as many as it has images."),
                 _degree("pipefusion", "Divides the model's blocks into a pipeline. Not built yet: keep 1."),
                 io.Combo.Input(
                     "attention",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 STRATEGIES = ("auto", "manual")
 ATTENTION_KERNELS = ("auto", "comfyui", "cudnn", "flash")
 UNSUPPORTED = ("run on one device", "refuse")
-NOT_BUILT = {"batch": "batch parallelism", "pipefusion": "PipeFusion"}
+NOT_BUILT = {"pipefusion": "PipeFusion"}
 DEFAULT_CPU_RANKS = 2
 MAX_CPU_RANKS = 64
 
@@ -77,7 +77,7 @@ class ParallelConfig:
                 if getattr(self.degrees, axis) > 1:
                     raise ConfigError(
                         f"{axis} degree {getattr(self.degrees, axis)}: {title} is not built yet; set {axis} to 1 and"
-                        " use ulysses, ring or cfg"
+                        " use ulysses, ring, cfg or batch"
                     )
 
 

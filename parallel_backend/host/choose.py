@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ..config import ConfigError, Degrees, ParallelConfig
 from ..sharding.plan import Plan
 
+SMALL_LATENT = 128 * 128  # positions of a latent up to which whole images are divided rather than their tokens
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -41,15 +43,15 @@ def _auto(ranks: int, work: Workload) -> Choice:
     if ranks == 1:
         return Choice(Degrees(), "one device")
     cfg = 2 if work.conditions >= 2 and ranks % 2 == 0 else 1
-    conditions = f"{work.conditions} condition{'s' if work.conditions > 1 else ''}"
+    rest, images = ranks // cfg, work.latent_shape[0]
+    facts = f"{work.architecture}, {_count(work.conditions, 'condition')}, latent {_size(work.latent_shape)}"
     if work.plan is None:
-        if cfg == 2:
-            return Choice(Degrees(cfg=2), f"{work.architecture} has no sharding plan; {conditions} on two devices")
-        return Choice(Degrees(), f"{work.architecture} has no sharding plan and {conditions}")
-    sequence = ranks // cfg
-    ulysses = max(part for part in range(1, sequence + 1) if sequence % part == 0 and part <= work.heads)
-    degrees = Degrees(ulysses=ulysses, ring=sequence // ulysses, cfg=cfg)
-    return Choice(degrees, f"{work.architecture}, {work.heads} heads, {conditions}, latent {_size(work.latent_shape)}")
+        batch = max(part for part in range(1, rest + 1) if rest % part == 0 and part <= images)
+        return Choice(Degrees(cfg=cfg, batch=batch), f"{facts}; no sharding plan for this architecture")
+    if images % rest == 0 and math.prod(work.latent_shape[2:]) <= SMALL_LATENT:
+        return Choice(Degrees(cfg=cfg, batch=rest), facts)
+    ulysses = max(part for part in range(1, rest + 1) if rest % part == 0 and part <= work.heads)
+    return Choice(Degrees(ulysses=ulysses, ring=rest // ulysses, cfg=cfg), f"{facts}, {work.heads} heads")
 
 
 def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
@@ -61,15 +63,20 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
     if degrees.sequence > 1 and work.plan is None:
         if config.unsupported == "refuse":
             raise ConfigError(
-                f"{degrees}: {work.architecture} has no sharding plan, so only cfg can be more than 1; set ulysses and"
-                " ring to 1"
+                f"{degrees}: {work.architecture} has no sharding plan, so only cfg and batch can be more than 1; set"
+                " ulysses and ring to 1"
             )
-        kept = Degrees(cfg=degrees.cfg)
+        kept = Degrees(cfg=degrees.cfg, batch=degrees.batch)
         return Choice(kept, f"asked for {degrees}; {work.architecture} has no sharding plan")
     if work.heads is not None and degrees.ulysses > work.heads:
         raise ConfigError(
             f"ulysses {degrees.ulysses} is more than the {work.heads} heads of {work.architecture}; possible on"
             f" {degrees.sequence} devices: {_possible(degrees.sequence, work.heads)}"
+        )
+    if degrees.batch > work.latent_shape[0]:
+        raise ConfigError(
+            f"batch degree {degrees.batch}, but the latent holds {_count(work.latent_shape[0], 'image')}; set batch to"
+            f" {work.latent_shape[0]} at most, or use ulysses"
         )
     if degrees.cfg > max(1, work.conditions):
         raise ConfigError(
@@ -82,6 +89,10 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
 def _possible(sequence: int, heads: int) -> str:
     pairs = [(u, sequence // u) for u in range(1, min(sequence, heads) + 1) if sequence % u == 0]
     return ", ".join(f"ulysses {ulysses} × ring {ring}" for ulysses, ring in pairs)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -8,13 +8,13 @@ import torch
 import torch.distributed as dist
 
 from ..config import Degrees
-from ..sharding.cfg import CfgGroups, new_cfg_groups
 from ..sharding.collectives import SequenceGroups, new_sequence_groups
+from ..sharding.peers import Peers, new_peers
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """One rank's place in a factorisation. rank = cfg index × sequence + ring index × ulysses + ulysses index.
+    """One rank's place in a factorisation: rank = ((cfg × batch degree) + batch) × sequence + ring × ulysses + ulysses.
 
     `active` holds every rank that takes part; ranks beyond sit the request out (`sp` is None there).
     """
@@ -22,7 +22,8 @@ class Mesh:
     degrees: Degrees
     active: dist.ProcessGroup | None
     sp: SequenceGroups | None
-    cfg: CfgGroups | None
+    cfg: Peers | None
+    batch: Peers | None
 
     @property
     def takes_part(self) -> bool:
@@ -33,7 +34,7 @@ class Meshes:
     def __init__(self, device: torch.device):
         self._device = device
         self._meshes: dict[Degrees, Mesh] = {}
-        self._usp: dict[tuple[int, int], object] = {}
+        self._usp: dict[Degrees, object] = {}
 
     def get(self, degrees: Degrees) -> Mesh:
         """The mesh of `degrees`; at its first use a collective call of all ranks of the world."""
@@ -42,19 +43,22 @@ class Meshes:
         return self._meshes[degrees]
 
     def _make(self, degrees: Degrees) -> Mesh:
-        sets = [range(index * degrees.sequence, (index + 1) * degrees.sequence) for index in range(degrees.cfg)]
-        sp = new_sequence_groups(sets, degrees.ulysses, degrees.ring)
-        cfg = new_cfg_groups(degrees.sequence, degrees.cfg) if degrees.cfg > 1 else None
-        active = dist.new_group(range(degrees.ranks)) if degrees.ranks > 1 else None
-        return Mesh(degrees, active, sp, cfg)
+        total, sequence = degrees.ranks, degrees.sequence
+        sets = [range(first, first + sequence) for first in range(0, total, sequence)]
+        return Mesh(
+            degrees,
+            active=dist.new_group(range(total)) if total > 1 else None,
+            sp=new_sequence_groups(sets, degrees.ulysses, degrees.ring),
+            cfg=new_peers(degrees.cfg, sequence * degrees.batch, total) if degrees.cfg > 1 else None,
+            batch=new_peers(degrees.batch, sequence, total) if degrees.batch > 1 else None,
+        )
 
     def usp(self, mesh: Mesh) -> object | None:
         """xfuser's USP for a ring on GPUs; imported at the first ring, None elsewhere."""
         if self._device.type != "cuda" or mesh.degrees.ring == 1:
             return None
-        key = (mesh.degrees.ulysses, mesh.degrees.ring, mesh.degrees.cfg)
-        if key not in self._usp:
+        if mesh.degrees not in self._usp:
             from ..sharding.xfuser_adapter import XfuserUSP
 
-            self._usp[key] = XfuserUSP(mesh.sp)
-        return self._usp[key]
+            self._usp[mesh.degrees] = XfuserUSP(mesh.sp)
+        return self._usp[mesh.degrees]

@@ -13,13 +13,13 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 
 from ..outer_sample import call_outer_sample
 from ..protocol import SampleRequest
+from ..sharding.batch import BatchParallel
 from ..sharding.cfg import CfgParallel
 from ..sharding.engine import Session, ShardedModel
+from ..sharding.guided_call import OURS
 from .agreement import Agreement
 from .kernels import attention_kernel
 from .mesh import Mesh, Meshes
-
-KEY = "xdit"
 
 
 @contextlib.contextmanager
@@ -55,9 +55,7 @@ def sample(
     """
     guider = request.guider
     agreement = Agreement(mesh.active, cancelled)
-    _put_first(guider.model_options, WrappersMP.PREDICT_NOISE, agreement)
-    if mesh.cfg is not None:
-        _put_first(guider.model_options, WrappersMP.CALC_COND_BATCH, CfgParallel(mesh.cfg))
+    _put_first(guider.model_options, WrappersMP.PREDICT_NOISE, [agreement])
     executor = WrapperExecutor.new_class_executor(
         guider.outer_sample,
         guider,
@@ -65,17 +63,25 @@ def sample(
     )
     arguments = {**request.arguments, "callback": on_step, "disable_pbar": True}
     with sharded(patchers, mesh, meshes) as session, attention_kernel(attention), _agreed_memory(patchers, mesh):
+        _put_first(guider.model_options, WrappersMP.CALC_COND_BATCH, _dividers(mesh, session.note))
         _restore_rng(request.rng)
         agreement.stop_if_cancelled()
         latent = call_outer_sample(executor.execute, arguments)
     return latent, tuple(session.notes)
 
 
-def _put_first(model_options: dict[str, Any], kind: str, wrapper: Callable) -> None:
+def _dividers(mesh: Mesh, note: Callable[[str], None]) -> list[Callable]:
+    """What divides a guided call: its conditions first, then their rows."""
+    cfg = [CfgParallel(mesh.cfg, note)] if mesh.cfg is not None else []
+    batch = [BatchParallel(mesh.batch, note)] if mesh.batch is not None else []
+    return cfg + batch
+
+
+def _put_first(model_options: dict[str, Any], kind: str, own: list[Callable]) -> None:
     wrappers = model_options["transformer_options"].setdefault("wrappers", {}).setdefault(kind, {})
     others = dict(wrappers)
     wrappers.clear()
-    wrappers.update({KEY: [wrapper], **others})
+    wrappers.update({OURS: own, **others})
 
 
 @contextlib.contextmanager

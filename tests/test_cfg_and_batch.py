@@ -1,0 +1,77 @@
+"""Conditions and rows divided over groups of ranks: the same latents as stock ComfyUI's."""
+
+import pytest
+from support.images import write_random_image
+from support.parity import relative_error
+from support.prompts import Graph
+
+TOLERANCE = 1e-5
+
+
+def flux(client, models, config=None, batch=1, cfg=3.0, controlled=None, **inputs):
+    """Flux with two conditions of different length; `config`: degrees on CPU ranks, None for stock ComfyUI."""
+    graph = Graph()
+    if config is None:
+        model = graph.add("UNETLoader", unet_name=models.flux(), weight_dtype="default")
+    else:
+        parallel = graph.parallel_config(**config)
+        model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=parallel)
+    positive, negative = graph.flux_conditioning(1, 33), graph.flux_conditioning(2, 17)
+    if controlled is not None:
+        positive = graph.add(
+            "ControlNetApplyAdvanced",
+            positive=positive,
+            negative=negative,
+            control_net=graph.add("ControlNetLoader", control_net_name=models.flux_controlnet()),
+            image=graph.add("LoadImage", image=controlled),
+            strength=0.7,
+            start_percent=0.0,
+            end_percent=1.0,
+        )
+    latent = graph.add("EmptySD3LatentImage", width=128, height=96, batch_size=batch)
+    saved = graph.save(graph.sample("KSampler", model, positive, latent, negative=negative, cfg=cfg, **inputs))
+    return client.latent(client.run(graph.prompt), saved.id)
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        ({"devices": "cpu:2", "cfg": 2}, {}),
+        ({"devices": "cpu:2", "cfg": 2}, {"batch": 2, "sampler_name": "dpmpp_2m_sde"}),
+        ({"devices": "cpu:2", "batch": 2}, {"batch": 3, "sampler_name": "dpmpp_2m_sde"}),
+        ({"devices": "cpu:2", "batch": 2}, {"batch": 3, "cfg": 1.0, "sampler_name": "dpm_adaptive"}),
+        ({"devices": "cpu:4", "cfg": 2, "batch": 2}, {"batch": 3}),
+        ({"devices": "cpu:4", "cfg": 2, "ulysses": 2}, {}),
+        ({"devices": "cpu:4", "batch": 2, "ulysses": 2}, {"batch": 2, "cfg": 1.0}),
+    ],
+    ids=lambda value: " ".join(f"{name} {item}" for name, item in value.items()) or "plain",
+)
+def test_divided_equals_stock(client, models, config, options):
+    assert relative_error(flux(client, models, config, **options), flux(client, models, **options)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("config", [{"cfg": 2}, {"batch": 2}], ids=str)
+def test_controlnet_on_one_side_only(client, comfy, models, config):
+    hint = write_random_image(comfy.base / "input" / "hint.png", 128, 96)
+    stock = flux(client, models, batch=2, controlled=hint)
+    found = flux(client, models, {"devices": "cpu:2", **config}, batch=2, controlled=hint)
+    assert relative_error(found, stock) <= TOLERANCE
+
+
+@pytest.mark.parametrize("config", [{"cfg": 2}, {"batch": 2}, {}], ids=["cfg", "batch", "auto"])
+def test_sdxl(client, models, config):
+    latents = []
+    for parallel in (None, {"devices": "cpu:2", **config}):
+        graph = Graph()
+        options = {} if parallel is None else {"parallel_config": graph.parallel_config(**parallel)}
+        loader = "UNETLoader" if parallel is None else "XDiTLoader"
+        model = graph.add(loader, unet_name=models.sdxl(), weight_dtype="default", **options)
+        latent = graph.add("EmptyLatentImage", width=128, height=64, batch_size=2)
+        texts = [
+            graph.add("RandomConditioning", seed=seed, tokens=77, context_dim=2048, pooled_dim=1280, guidance=-1.0)
+            for seed in (1, 2)
+        ]
+        sampled = graph.sample("KSampler", model, texts[0], latent, negative=texts[1], cfg=5.0, scheduler="normal")
+        saved = graph.save(sampled)
+        latents.append(client.latent(client.run(graph.prompt), saved.id))
+    assert relative_error(latents[1], latents[0]) <= TOLERANCE
