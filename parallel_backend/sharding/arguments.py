@@ -1,11 +1,14 @@
 """How one argument of a block is cut for a rank. Each kind is a frozen value with one method.
 
 `cut(value, call)` gets the argument as the model passed it (never None) and the Call in progress, whose `layout` says
-who holds which rows, and whose `sharded` says whether tokens came in split already.
+who holds which rows, and whose `sharded` says whether tokens came in split already. Kinds that hold tokens also have
+`count(value)`, the number of tokens in a whole value; `Used` tells the length of a segment.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,9 @@ class Tokens:
     def __init__(self, *segments: str):
         object.__setattr__(self, "segments", segments)
 
+    def count(self, value: torch.Tensor) -> int:
+        return value.shape[1]
+
     def cut(self, value: torch.Tensor, call: Call) -> torch.Tensor:
         layout = call.layout
         expected = layout.split(self.segments).local[layout.rank] if call.sharded else layout.total(self.segments)
@@ -36,6 +42,38 @@ class Tokens:
                 " this version of ComfyUI changed them"
             )
         return value if call.sharded else layout.take(value, self.segments, 1)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Hidden states with time, height and width as three dims from `dim` on: [B, T, H, W, C] or [T, H, W, B, C].
+
+    A rank's share is no box, so it is handed on as [.., l, 1, 1, ..]: values per frame must become values per token.
+    """
+
+    segments: Segments
+    dim: int = 1
+
+    def count(self, value: torch.Tensor) -> int:
+        return math.prod(value.shape[self.dim : self.dim + 3])
+
+    def cut(self, value: torch.Tensor, call: Call) -> torch.Tensor:
+        if call.sharded:
+            return value
+        call.grids[self.segments] = (self.dim, value.shape[self.dim : self.dim + 3])
+        return self._take(value, call)
+
+    def _take(self, value: torch.Tensor, call: Call) -> torch.Tensor:
+        local = call.layout.take(value.flatten(self.dim, self.dim + 2), self.segments, self.dim)
+        return local.unflatten(self.dim, (-1, 1, 1))
+
+
+@dataclass(frozen=True)
+class WholeGrid(Grid):
+    """A tensor on the same grid that the model always passes whole; cut for every block, remembered per call."""
+
+    def cut(self, value: torch.Tensor, call: Call) -> torch.Tensor:
+        return call.remember(self, value, lambda: self._take(value, call))
 
 
 @dataclass(frozen=True)
@@ -59,11 +97,11 @@ class Whole:
 
 @dataclass(frozen=True)
 class Positions(Whole):
-    """Rotary or other positional tensors, indexed by token along `dim`; of size 1 there, or None, they stay."""
+    """Rotary or other positional tensors, indexed by token along `dim`; of size 1 there, or no tensor, they stay."""
 
     def cut(self, value: Any, call: Call) -> Any:
         if isinstance(value, tuple | list):
-            return type(value)(item if item is None else self.cut(item, call) for item in value)
+            return type(value)(self.cut(item, call) if isinstance(item, torch.Tensor) else item for item in value)
         return value if value.shape[self.dim] == 1 else super().cut(value, call)
 
 
@@ -129,4 +167,46 @@ class Cut:
         return min(max(value - start, 0), end - start)
 
 
-Argument = Tokens | Whole | Positions | PerFrame | Ranges | RangesBehind | Cut
+@dataclass(frozen=True)
+class Used:
+    """How many leading rows of the argument `of` the attention sees: these are `segment`, the others are `rest`."""
+
+    of: str
+    segment: str
+    rest: str
+
+    def told(self, value: int, bound: dict[str, Any]) -> dict[str, int]:
+        """The length of `rest`, known before the tokens are looked at."""
+        return {self.rest: max(bound[self.of].shape[1] - value, 0)}
+
+    def cut(self, value: int, call: Call) -> int:
+        return call.layout.split((self.segment,)).local[call.layout.rank]
+
+
+@dataclass(frozen=True)
+class GuideMask:
+    """LTX's mask in two parts, one for the noisy and one for the guide queries, as one dense mask for all queries.
+
+    Its two attention calls would take a number of queries that differs by rank. Source: GuideAttentionMask of
+    comfy/ldm/lightricks/model.py. Other masks stay.
+    """
+
+    segment: str
+
+    def cut(self, value: Any, call: Call) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value
+        return call.remember(self, value, lambda: self._dense(value, call))
+
+    def _dense(self, value: Any, call: Call) -> Any:
+        total, end = value.noisy_mask.shape[-1], value.guide_start + value.tracked_count
+        dense = value.noisy_mask.new_zeros((1, 1, total, total))
+        dense[:, :, : value.guide_start] = value.noisy_mask
+        dense[:, :, value.guide_start : end] = value.tracked_mask
+        mask = copy.copy(value)
+        mask.guide_start, mask.tracked_mask = 0, dense
+        mask.tracked_count = call.layout.split((self.segment,)).local[call.layout.rank]
+        return mask
+
+
+Argument = Tokens | Grid | Whole | Positions | PerFrame | Ranges | RangesBehind | Cut | Used | GuideMask

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .arguments import Tokens
+from .arguments import Grid, Tokens, Used
 from .attention import ShardedAttention, route_global
 from .collectives import SequenceGroups
 from .errors import ShardingError
@@ -22,7 +22,7 @@ from .gather import gather_keys, gather_tokens
 from .layout import Layout, Segments
 from .modules import argument_names, bind, blocks_at, check_arguments, module_at
 from .patches import Mode, mode_for
-from .plan import Blocks, Gather, Plan
+from .plan import Blocks, Gather, Plan, Undivided
 from .residuals import shard_residuals
 
 OVERRIDE = "optimized_attention_override"
@@ -57,6 +57,7 @@ class ShardedModel:
         self.plan = plan
         self.session: Session | None = None
         self.call: Call | None = None
+        self._names = argument_names(model)
         model.register_forward_pre_hook(self._begin, with_kwargs=True)
         model.register_forward_hook(self._end, always_call=True)
         for blocks in plan.blocks:
@@ -68,11 +69,13 @@ class ShardedModel:
             check_arguments(plan.model, gather.path, gather.arguments, names)
             module.register_forward_pre_hook(self._before_gather(gather, names), with_kwargs=True)
             module.register_forward_hook(self._gather(gather))
+        for undivided in plan.undivided:
+            self._hook_undivided(model, undivided)
         for name in plan.attention_globals:
             route_global(name, self)
 
     def _hook_block(self, block: torch.nn.Module, blocks: Blocks) -> None:
-        names = argument_names(block)
+        names = argument_names(block, blocks.signature)
         check_arguments(self.plan.model, blocks.path, blocks.arguments, names)
         block.register_forward_pre_hook(self._enter_block(blocks, names), with_kwargs=True)
         block.register_forward_hook(self._leave_block(blocks))
@@ -80,6 +83,35 @@ class ShardedModel:
             inner = module_at(block, name)
             inner.register_forward_pre_hook(lambda *_: self._suspend_attention(True))
             inner.register_forward_hook(lambda *_: self._suspend_attention(False))
+
+    def _hook_undivided(self, model: torch.nn.Module, undivided: Undivided) -> None:
+        path, _, inner = undivided.path.partition(".*")
+        for module in blocks_at(model, path):
+            module = module_at(module, inner[1:]) if inner else module
+            names = argument_names(module)
+            check_arguments(self.plan.model, undivided.path, (undivided.argument,), names)
+            module.register_forward_pre_hook(self._enter_undivided(undivided, names), with_kwargs=True)
+            module.register_forward_hook(self._leave_undivided(undivided))
+
+    def _enter_undivided(self, undivided: Undivided, names: tuple[str, ...]) -> Callable:
+        def hook(module, args, kwargs):
+            if self.call is None or not self.call.sharded:
+                return None
+            bound = bind(names, args, kwargs)
+            bound[undivided.argument] = self.call.gather(bound[undivided.argument], undivided.segments)
+            self.call.suspended = True
+            return (), bound
+
+        return hook
+
+    def _leave_undivided(self, undivided: Undivided) -> Callable:
+        def hook(module, args, output):
+            if self.call is None or not self.call.sharded:
+                return None
+            self.call.suspended = False
+            return self.call.layout.take(output, undivided.segments, 1)
+
+        return hook
 
     def _suspend_attention(self, suspended: bool) -> None:
         if self.call is not None:
@@ -89,7 +121,7 @@ class ShardedModel:
         if self.session is None:
             return None
         options = kwargs.get("transformer_options") or {}
-        mode, reason = mode_for(self.plan, options)
+        mode, reason = mode_for(self.plan, options, bind(self._names, args, kwargs))
         if mode is Mode.WHOLE:
             self.session.note(f"{reason}; this model call runs unsharded on every rank")
             return None
@@ -116,6 +148,8 @@ class ShardedModel:
             if call is None:
                 return None
             bound = bind(names, args, kwargs)
+            if "**" in names:
+                check_arguments(self.plan.model, blocks.path, blocks.arguments, tuple(bound))
             call.enter(self.plan, blocks, bound)
             for name, argument in blocks.arguments.items():
                 if bound.get(name) is not None:
@@ -143,7 +177,7 @@ class ShardedModel:
             call.sharded = False
             outputs = output if isinstance(output, tuple) else (output,)
             whole = tuple(
-                value if segments is None else call.gather(value, segments)
+                value if segments is None or value is None else call.gather(value, segments)
                 for value, segments in zip(outputs, blocks.returns, strict=True)
             )
             return whole if isinstance(output, tuple) else whole[0]
@@ -168,7 +202,9 @@ class ShardedModel:
             if call is None or not call.sharded:
                 return None
             call.sharded = False
-            return call.gather(output, gather.segments)
+            front = call.layout.split(gather.front).local[call.layout.rank] if gather.front else 0
+            whole = call.gather(output[:, front:], gather.segments)
+            return torch.cat((output[:, :front], whole), 1) if front else whole
 
         return hook
 
@@ -187,12 +223,16 @@ class Call:
         self.inside: Blocks | None = None
         self.suspended = False
         self.attention_calls = 0
+        self.grids: dict[Segments, tuple[int, tuple[int, ...]]] = {}
         self._remembered: dict[tuple, tuple[Any, torch.Tensor]] = {}
 
     @property
     def attention_segments(self) -> Segments | None:
         """The segments of q, k and v where attention is exchanged now, None where it is local."""
-        return None if self.inside is None or self.suspended else self.inside.attention
+        if self.inside is None or self.suspended:
+            return None
+        per_call = (self.inside.attention, *self.inside.then)
+        return per_call[min(self.attention_calls, len(per_call) - 1)]
 
     def enter(self, plan: Plan, blocks: Blocks, bound: dict[str, Any]) -> None:
         """The first block after tokens were whole tells the lengths of the segments."""
@@ -200,7 +240,10 @@ class Call:
             return
         lengths, known = {}, dict(self.layout.lengths) if self.layout is not None else {}
         for name, argument in blocks.arguments.items():
-            if isinstance(argument, Tokens):
+            if isinstance(argument, Used):
+                known |= argument.told(bound[name], bound)
+        for name, argument in blocks.arguments.items():
+            if isinstance(argument, Tokens | Grid) and bound.get(name) is not None:
                 for segment in argument.segments[1:]:
                     if segment not in known:
                         raise ShardingError(
@@ -209,7 +252,7 @@ class Call:
                         )
                     lengths[segment] = known[segment]
                 rest = sum(known[segment] for segment in argument.segments[1:])
-                lengths[argument.segments[0]] = bound[name].shape[1] - rest
+                lengths[argument.segments[0]] = argument.count(bound[name]) - rest
         layout = Layout(tuple(lengths.items()), self.session.sp.size, self.session.sp.rank)
         if layout != self.layout:
             self.layout = layout
@@ -223,12 +266,20 @@ class Call:
         return self._remembered[key][1]
 
     def gather(self, value: torch.Tensor, segments: Segments) -> torch.Tensor:
-        """Whole [B, L, C] of `segments`, in the model's order, on every rank."""
+        """Whole [B, L, C] of `segments`, in the model's order, on every rank; on a grid as the model had it."""
+        if segments in self.grids:
+            return self._gather_grid(value, segments)
         rank_major = gather_tokens(value, self.layout.split(segments), self.session.sp)
         if len(segments) == 1:
             return rank_major
         order = self.layout.rank_major(segments, value.device)
         return torch.empty_like(rank_major).index_copy_(1, order, rank_major)
+
+    def _gather_grid(self, value: torch.Tensor, segments: Segments) -> torch.Tensor:
+        dim, shape = self.grids[segments]
+        tokens = value.flatten(dim, dim + 2).transpose(1, dim)  # [B, l, C]
+        whole = gather_tokens(tokens, self.layout.split(segments), self.session.sp)
+        return whole.transpose(1, dim).unflatten(dim, shape)
 
     def mask(self, mask: torch.Tensor, segments: Segments) -> torch.Tensor:
         """An attention mask over whole sequences, rows and columns in the order in which the ranks hold them."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,11 +13,19 @@ from .errors import ShardingError
 
 
 def module_at(model: torch.nn.Module, path: str) -> torch.nn.Module:
-    """The submodule at a dotted path; a negative number counts from the end of a list. Raises ShardingError."""
+    """The submodule at a dotted path; raises ShardingError.
+
+    A number is an index into a list, or into the values of a dict; a negative one counts from the end; "1:" is a slice.
+    """
     module = model
     for name in path.split("."):
         try:
-            module = module[int(name)] if name.lstrip("-").isdigit() else getattr(module, name)
+            if isinstance(module, torch.nn.ModuleDict):
+                module = torch.nn.ModuleList(module.values())
+            if name.endswith(":"):
+                module = module[int(name[:-1]) :]
+            else:
+                module = module[int(name)] if name.lstrip("-").isdigit() else getattr(module, name)
         except (AttributeError, IndexError) as error:
             raise ShardingError(
                 f"{type(model).__qualname__} has no {path}: this version of ComfyUI does not match the plan; update"
@@ -26,13 +35,32 @@ def module_at(model: torch.nn.Module, path: str) -> torch.nn.Module:
 
 
 def blocks_at(model: torch.nn.Module, path: str) -> list[torch.nn.Module]:
-    """The modules of the list at `path`, or the one module there."""
+    """The modules of the list or dict at `path`, or the one module there."""
     found = module_at(model, path)
+    if isinstance(found, torch.nn.ModuleDict):
+        return list(found.values())
     return list(found) if isinstance(found, torch.nn.ModuleList) else [found]
 
 
-def argument_names(module: torch.nn.Module) -> tuple[str, ...]:
-    return tuple(inspect.signature(module.forward).parameters)
+def argument_names(module: torch.nn.Module, signature: str = "") -> tuple[str, ...]:
+    """The arguments of the module's forward, or of the function "module:name" that it hands them on to.
+
+    "**" among them: there are more, passed by name and seen only when it is called.
+    """
+    function = function_at(signature) if signature else module.forward
+    parameters = inspect.signature(function).parameters.values()
+    return tuple("**" if item.kind is item.VAR_KEYWORD else item.name for item in parameters)
+
+
+def function_at(name: str) -> Callable:
+    """The function "module:name". Raises ShardingError."""
+    module_name, _, function_name = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ShardingError(
+            f"there is no {name}: this version of ComfyUI does not match the plan; update xDiT for ComfyUI"
+        ) from error
 
 
 def bind(names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +70,7 @@ def bind(names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> dict[st
 
 def check_arguments(model: str, path: str, wanted: Mapping[str, Any] | Iterable[str], names: tuple[str, ...]) -> None:
     missing = [name for name in wanted if name not in names]
-    if missing:
+    if missing and "**" not in names:
         raise ShardingError(
             f"{model}: {path} takes {', '.join(names)}; the plan expects {', '.join(missing)} too. This version of"
             " ComfyUI renamed an argument; update xDiT for ComfyUI"

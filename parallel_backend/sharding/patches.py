@@ -18,9 +18,13 @@ class Mode(Enum):
     WHOLE = "whole"
 
 
-def mode_for(plan: Plan, options: dict[str, Any]) -> tuple[Mode, str]:
-    """The mode, and for WHOLE the reason: a patch that looks inside the blocks, where tokens are split."""
-    mode = Mode.PERSIST
+def mode_for(plan: Plan, options: dict[str, Any], inputs: dict[str, Any]) -> tuple[Mode, str]:
+    """The mode, and for WHOLE the reason: a patch that looks inside the blocks, where tokens are split.
+
+    inputs: what the model was called with, by name.
+    """
+    whole_between = not plan.persist or any(inputs.get(name) is not None for name in plan.block_inputs)
+    mode = Mode.BLOCK if whole_between else Mode.PERSIST
     for name, found in options.get("patches", {}).items():
         if not found or name in plan.whole_patches:
             continue

@@ -34,6 +34,8 @@ class Blocks:
     returns: per output (a tuple of outputs, or the only one) its segments along dim 1, or None for no tokens.
     mask: attention masks that reach the attention cover "whole" sequences, or this rank's "local" keys only.
     local: submodules of a block, by name, whose attention stays local (cross-attention to a replicated context).
+    then: the segments of the block's second attention call, third, ..., where they are not those of the first.
+    signature: "module:function" whose parameters the block takes, for a forward(*args, **kwargs) that hands them on.
     """
 
     path: str
@@ -42,6 +44,8 @@ class Blocks:
     returns: tuple[Segments | None, ...]
     mask: str = "whole"
     local: tuple[str, ...] = ()
+    then: tuple[Segments, ...] = ()
+    signature: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,27 @@ class Gather:
     """The module at `path` works token by token; its output holds `segments` along dim 1 and is made whole.
 
     `path` may be a block ("layers.-1": the last of a list). arguments: as in Blocks.
+    front: segments before `segments` in the output that stay this rank's share: the model cuts them off by the length
+    that it saw.
     """
 
     path: str
     segments: Segments
     arguments: Mapping[str, Argument] = field(default_factory=dict)
+    front: Segments = ()
+
+
+@dataclass(frozen=True)
+class Undivided:
+    """The modules at `path` mix tokens in a way that is not attention over all of them (each frame by itself, say).
+
+    Each rank runs them on all `segments`: `argument` is made whole, the output is cut again. "*" in the path stands for
+    every module of a list.
+    """
+
+    path: str
+    argument: str
+    segments: Segments
 
 
 @dataclass(frozen=True)
@@ -66,6 +86,9 @@ class Plan:
     whole_patches: names under transformer_options["patches"] that run where tokens are whole even in persist mode.
     between_patches: names that run between blocks; they get whole tokens in block mode.
     attention_globals: "module:name" of attention functions that the model calls without transformer_options.
+    undivided: modules that every rank runs on all tokens.
+    persist: False where code between blocks needs whole tokens: always block mode.
+    block_inputs: inputs of the model with which that is so.
     """
 
     model: str
@@ -76,6 +99,9 @@ class Plan:
     whole_patches: frozenset[str] = frozenset({"post_input"})
     between_patches: frozenset[str] = frozenset({"double_block", "single_block"})
     attention_globals: tuple[str, ...] = ()
+    undivided: tuple[Undivided, ...] = ()
+    persist: bool = True
+    block_inputs: frozenset[str] = frozenset()
 
 
 def class_path(obj: object) -> str:

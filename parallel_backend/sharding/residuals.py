@@ -20,7 +20,12 @@ class ShardedResiduals(list):
         self._call = call
 
     def __getitem__(self, index):
-        whole = super().__getitem__(index)
+        return self._local(super().__getitem__(index))
+
+    def pop(self, index=-1):
+        return self._local(super().pop(index))
+
+    def _local(self, whole):
         if not isinstance(whole, torch.Tensor) or not self._call.sharded:
             return whole
         ((start, end),) = self._call.layout.spans((self._segment,), self._call.layout.rank)

@@ -39,5 +39,5 @@ def test_sharded_equals_whole(rank_sets, name, ulysses, ring, mode):
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.endswith(": plain")])
 def test_leaving_the_exchange_out_is_noticed(rank_sets, name):
-    errors = rank_sets[2].run(("parity", name, 2, 1, "persist", False))
+    errors = rank_sets[2].run(("parity", name, 2, 1, CASES[name].modes[0], False))
     assert max(errors) > VISIBLE

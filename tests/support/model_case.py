@@ -16,7 +16,7 @@ class ModelCase:
     """`build(device, operations)` makes the model; `inputs()` the positional and keyword arguments of its forward.
 
     Both run in every rank and must give the same there: seeded, fp32. `name` is "architecture: special input".
-    `ulysses_only`: why ring cannot be tested. `modes`: the modes that are exact ("persist", "block").
+    `ulysses_only`: why ring cannot be tested. `modes`: the modes that are exact ("persist", "block"), or "auto".
     """
 
     name: str

@@ -37,7 +37,7 @@ class ModelSide:
         model = case.model()
         whole = self._whole_output(case, model)
         sharded = ShardedModel(model, plan_for(model))
-        sharded.session = Session(self._sequence_groups(ulysses, ring), mode=Mode(mode))
+        sharded.session = Session(self._sequence_groups(ulysses, ring), mode=None if mode == "auto" else Mode(mode))
         control = contextlib.nullcontext() if exchange else mock.patch.object(
             attention, "sequence_parallel_attention", lambda q, k, v, *, kernel, mask=None, **_: kernel(q, k, v, None)
         )  # fmt: skip

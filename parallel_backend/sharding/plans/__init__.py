@@ -2,11 +2,21 @@
 
 from ..plan import Plan, class_path
 from .flux import FLUX
+from .hunyuan_video import HUNYUAN_VIDEO
 from .lumina import LUMINA
 from .qwen_image import QWEN_IMAGE
 from .wan import WAN
 
-PLANS: dict[str, Plan] = {plan.model: plan for plan in (FLUX, LUMINA, QWEN_IMAGE, WAN)}
+PLANS: dict[str, Plan] = {
+    plan.model: plan
+    for plan in (
+        FLUX,
+        HUNYUAN_VIDEO,
+        LUMINA,
+        QWEN_IMAGE,
+        WAN,
+    )
+}
 
 
 def plan_for(diffusion_model: object) -> Plan | None:

@@ -1,5 +1,19 @@
 """Every model case, by name."""
 
-from . import flux, qwen_image, wan, z_image
+from . import (
+    flux,
+    hunyuan_video,
+    qwen_image,
+    wan,
+    z_image,
+)
 
-CASES = {case.name: case for family in (flux, qwen_image, wan, z_image) for case in family.CASES}
+FAMILIES = (
+    flux,
+    hunyuan_video,
+    qwen_image,
+    wan,
+    z_image,
+)
+
+CASES = {case.name: case for family in FAMILIES for case in family.CASES}

@@ -1,0 +1,33 @@
+"""HunyuanVideo 1.0 and 1.5 and HunyuanImage 2.1: Flux's blocks, their text refined before."""
+
+from ..arguments import Positions, Ranges, Tokens
+from ..plan import Blocks, Gather, Plan
+
+TEXT_IMAGE = ("txt", "img")
+
+HUNYUAN_VIDEO = Plan(
+    model="comfy.ldm.hunyuan_video.model.HunyuanVideo",
+    blocks=(
+        Blocks(
+            "double_blocks",
+            {
+                "img": Tokens("img"),
+                "txt": Tokens("txt"),
+                "pe": Positions(TEXT_IMAGE, 2),
+                "modulation_dims_img": Ranges(("img",)),
+            },
+            attention=TEXT_IMAGE,
+            returns=(("img",), ("txt",)),
+        ),
+        # unlike Flux, the model passes the single blocks the ranges of the image as they are, over text and image
+        Blocks(
+            "single_blocks",
+            {"x": Tokens(*TEXT_IMAGE), "pe": Positions(TEXT_IMAGE, 2), "modulation_dims": Ranges(TEXT_IMAGE)},
+            attention=TEXT_IMAGE,
+            returns=(TEXT_IMAGE,),
+        ),
+    ),
+    gathers=(Gather("final_layer", ("img",), {"modulation_dims": Ranges(("img",))}),),
+    residuals={"input": "img", "output": "img"},
+    block_inputs=frozenset({"ref_latent"}),  # its rows are cut off before the final layer
+)
