@@ -10,7 +10,7 @@ from typing import Any
 import comfy.model_management
 
 from ..config import Degrees, ParallelConfig
-from ..protocol import Discard, Failed, Finished, Go, Prepare, Prepared, Rejected
+from ..protocol import Cancel, Discard, Failed, Finished, Go, Prepare, Prepared, Rejected
 from ..transport.pickling import CannotTravel, dumps
 from .describe import GraphDescribers
 from .group import GroupError, ProcessGroup
@@ -112,12 +112,21 @@ def collect(group: ProcessGroup, request: Request, on_message: Callable[[int, An
         elif isinstance(message, Failed):
             failed[rank] = message
         else:
-            on_message(rank, message)
+            _hand_on(group, request, on_message, rank, message)
         if failed:
             _end_failed(group, request, failed, finished)
         if len(finished) == request.ranks:
             return [finished[rank] for rank in sorted(finished)]
     raise AssertionError("events end only by raising")
+
+
+def _hand_on(group: ProcessGroup, request: Request, on_message: Callable, rank: int, message: Any) -> None:
+    """ComfyUI's progress bar raises when Cancel was pressed: then the ranks have to stop too, not only this process."""
+    try:
+        on_message(rank, message)
+    except BaseException:
+        group.send(Cancel(request.number))
+        raise
 
 
 def _end_failed(
