@@ -1,16 +1,24 @@
 """Every model case, by name."""
 
 from . import (
+    ernie,
     flux,
     hunyuan_video,
+    ideogram4,
+    krea2,
+    lens,
     qwen_image,
     wan,
     z_image,
 )
 
 FAMILIES = (
+    ernie,
     flux,
     hunyuan_video,
+    ideogram4,
+    krea2,
+    lens,
     qwen_image,
     wan,
     z_image,

@@ -1,0 +1,18 @@
+"""Krea 2: text, image and references run through the blocks as one sequence."""
+
+from ..arguments import Cut, Positions, Tokens
+from ..plan import Blocks, Gather, Plan
+
+KREA2 = Plan(
+    model="comfy.ldm.krea2.model.SingleStreamDiT",
+    blocks=(
+        Blocks(
+            "blocks",
+            {"x": Tokens("all"), "freqs": Positions(("all",), 2), "timestep_zero_index": Cut("all")},
+            attention=("all",),
+            returns=(("all",),),
+        ),
+    ),
+    gathers=(Gather("last", ("all",)),),
+    heads="heads",
+)
