@@ -203,8 +203,10 @@ class ShardedModel:
                 return None
             call.sharded = False
             front = call.layout.split(gather.front).local[call.layout.rank] if gather.front else 0
-            whole = call.gather(output[:, front:], gather.segments)
-            return torch.cat((output[:, :front], whole), 1) if front else whole
+            local, *others = output if isinstance(output, tuple) else (output,)
+            whole = call.gather(local[:, front:], gather.segments)
+            whole = torch.cat((local[:, :front], whole), 1) if front else whole
+            return (whole, *others) if isinstance(output, tuple) else whole
 
         return hook
 

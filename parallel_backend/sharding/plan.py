@@ -55,6 +55,7 @@ class Gather:
     `path` may be a block ("layers.-1": the last of a list). arguments: as in Blocks.
     front: segments before `segments` in the output that stay this rank's share: the model cuts them off by the length
     that it saw.
+    Of several outputs it is the first; the model drops the others.
     """
 
     path: str

@@ -1,28 +1,39 @@
 """The plans, by architecture."""
 
 from ..plan import Plan, class_path
+from .boogu import BOOGU
 from .ernie import ERNIE
 from .flux import FLUX
 from .hunyuan_video import HUNYUAN_VIDEO
 from .ideogram4 import IDEOGRAM4
+from .joyimage import JOYIMAGE
 from .krea2 import KREA2
 from .lens import LENS
 from .lumina import LUMINA
+from .lumina_pixel import Z_IMAGE_PIXEL_SPACE
+from .mage_flow import MAGE_FLOW
+from .pixeldit import PID, PIXELDIT
 from .qwen_image import QWEN_IMAGE
 from .wan import WAN
 
 PLANS: dict[str, Plan] = {
     plan.model: plan
     for plan in (
+        BOOGU,
         ERNIE,
         FLUX,
         HUNYUAN_VIDEO,
         IDEOGRAM4,
+        JOYIMAGE,
         KREA2,
         LENS,
         LUMINA,
+        MAGE_FLOW,
+        PID,
+        PIXELDIT,
         QWEN_IMAGE,
         WAN,
+        Z_IMAGE_PIXEL_SPACE,
     )
 }
 
