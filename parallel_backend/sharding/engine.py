@@ -255,7 +255,7 @@ class Call:
                     lengths[segment] = known[segment]
                 rest = sum(known[segment] for segment in argument.segments[1:])
                 lengths[argument.segments[0]] = argument.count(bound[name]) - rest
-        layout = Layout(tuple(lengths.items()), self.session.sp.size, self.session.sp.rank)
+        layout = Layout(tuple((lengths or known).items()), self.session.sp.size, self.session.sp.rank)
         if layout != self.layout:
             self.layout = layout
             self._remembered.clear()

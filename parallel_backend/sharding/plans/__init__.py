@@ -2,37 +2,48 @@
 
 from ..plan import Plan, class_path
 from .boogu import BOOGU
+from .cogvideo import COGVIDEO
+from .cosmos import COSMOS, COSMOS_PREDICT2
 from .ernie import ERNIE
 from .flux import FLUX
 from .hunyuan_video import HUNYUAN_VIDEO
 from .ideogram4 import IDEOGRAM4
 from .joyimage import JOYIMAGE
+from .kandinsky5 import KANDINSKY5
 from .krea2 import KREA2
 from .lens import LENS
+from .ltxv import LTXV
 from .lumina import LUMINA
 from .lumina_pixel import Z_IMAGE_PIXEL_SPACE
 from .mage_flow import MAGE_FLOW
+from .mochi import MOCHI
 from .pixeldit import PID, PIXELDIT
 from .qwen_image import QWEN_IMAGE
-from .wan import WAN
+from .wan import WAN_PLANS
 
 PLANS: dict[str, Plan] = {
     plan.model: plan
     for plan in (
         BOOGU,
+        COGVIDEO,
+        COSMOS,
+        COSMOS_PREDICT2,
         ERNIE,
         FLUX,
         HUNYUAN_VIDEO,
         IDEOGRAM4,
         JOYIMAGE,
+        KANDINSKY5,
         KREA2,
         LENS,
+        LTXV,
         LUMINA,
         MAGE_FLOW,
+        MOCHI,
         PID,
         PIXELDIT,
         QWEN_IMAGE,
-        WAN,
+        *WAN_PLANS,
         Z_IMAGE_PIXEL_SPACE,
     )
 }

@@ -1,7 +1,9 @@
-"""Wan 2.1 and 2.2: text to video, image to video, the 5B model with a timestep for each frame."""
+"""Wan 2.1 and 2.2: text and image to video, the 5B model with a timestep for each frame, and the side models."""
 
-from ..arguments import PerFrame, Positions, Tokens
-from ..plan import Blocks, Gather, Plan
+from dataclasses import replace
+
+from ..arguments import PerFrame, Positions, Tokens, Whole
+from ..plan import Blocks, Gather, Plan, Undivided
 
 WAN_BLOCKS = Blocks(
     "blocks",
@@ -15,4 +17,66 @@ WAN = Plan(
     model="comfy.ldm.wan.model.WanModel",
     blocks=(WAN_BLOCKS,),
     gathers=(Gather("head", ("img",), {"e": PerFrame("img")}),),
+)
+
+# VACE and Camera have one timestep for all frames: `e` is [B, 6, C]
+ONE_TIMESTEP = replace(WAN_BLOCKS, arguments={"x": Tokens("img"), "freqs": Positions(("img",), 1)})
+
+# each run through the VACE blocks starts from the whole control video; `x` is always the video before the blocks
+VACE_BLOCKS = replace(
+    WAN_BLOCKS,
+    path="vace_blocks.1:",
+    arguments={"c": Tokens("img"), "freqs": Positions(("img",), 1)},
+    returns=(("img",), ("img",)),
+)
+FIRST_VACE_BLOCK = replace(
+    VACE_BLOCKS,
+    path="vace_blocks.0",
+    arguments={"c": Whole(("img",)), "x": Whole(("img",)), "freqs": Positions(("img",), 1)},
+)
+WAN_VACE = replace(
+    WAN,
+    model="comfy.ldm.wan.model.VaceWanModel",
+    blocks=(ONE_TIMESTEP, FIRST_VACE_BLOCK, VACE_BLOCKS),
+    gathers=(Gather("head", ("img",)),),
+)
+
+WAN_CAMERA = replace(
+    WAN, model="comfy.ldm.wan.model.CameraWanModel", blocks=(ONE_TIMESTEP,), gathers=(Gather("head", ("img",)),)
+)
+
+# the face of each frame is attended to by the tokens of this frame alone; so are the sounds
+WAN_ANIMATE = replace(
+    WAN,
+    model="comfy.ldm.wan.model_animate.AnimateWanModel",
+    undivided=(Undivided("face_adapter.fuser_blocks", "x", ("img",)),),
+)
+WAN_HUMO = replace(
+    WAN,
+    model="comfy.ldm.wan.model.HumoWanModel",
+    undivided=(Undivided("blocks.*.audio_cross_attn_wrapper", "x", ("img",)),),
+)
+WAN_S2V = replace(
+    WAN, model="comfy.ldm.wan.model.WanModel_S2V", undivided=(Undivided("audio_injector", "x", ("img",)),)
+)
+WAN_DANCER = replace(
+    WAN,
+    model="comfy.ldm.wan.model_wandancer.WanDancerModel",
+    gathers=(*WAN.gathers, replace(WAN.gathers[0], path="head_global")),
+    undivided=(Undivided("music_injector", "x", ("img",)),),
+)
+
+WAN_SCAIL = replace(WAN, model="comfy.ldm.wan.model.SCAILWanModel")
+WAN_SCAIL2 = replace(WAN, model="comfy.ldm.wan.model.SCAIL2WanModel")
+
+WAN_PLANS = (
+    WAN,
+    WAN_VACE,
+    WAN_CAMERA,
+    WAN_ANIMATE,
+    WAN_HUMO,
+    WAN_S2V,
+    WAN_DANCER,
+    WAN_SCAIL,
+    WAN_SCAIL2,
 )

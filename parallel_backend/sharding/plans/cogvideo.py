@@ -1,0 +1,22 @@
+"""CogVideoX 1.0 and 1.5."""
+
+from ..arguments import Positions, Tokens
+from ..plan import Blocks, Gather, Plan
+
+COGVIDEO = Plan(
+    model="comfy.ldm.cogvideo.model.CogVideoXTransformer3DModel",
+    blocks=(
+        Blocks(
+            "blocks",
+            {
+                "hidden_states": Tokens("img"),
+                "encoder_hidden_states": Tokens("txt"),
+                "image_rotary_emb": Positions(("img",), 0),
+            },
+            attention=("txt", "img"),
+            returns=(("img",), ("txt",)),
+        ),
+    ),
+    gathers=(Gather("proj_out", ("img",)),),
+    heads="num_attention_heads",
+)
