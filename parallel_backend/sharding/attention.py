@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .layout import Segments
 from .usp import sequence_parallel_attention
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ class ShardedAttention:
         split_output = options.pop("skip_output_reshape", False)
         q, k, v = _by_heads(q, k, v, heads, options)
         split = self._call.layout.split(segments)
+        if self._call.whole_queries:
+            k, v = (self._whole_keys(tensor, segments) for tensor in (k, v))
+            options |= {"skip_reshape": True, "skip_output_reshape": split_output}
+            return self._local(function, q, k, v, heads, mask, options)
         self._call.attention_calls += 1
         if mask is not None:
             mask = self._call.mask(mask, segments)
@@ -43,6 +48,10 @@ class ShardedAttention:
         )  # fmt: skip
         return out.unflatten(2, (heads, -1)).transpose(1, 2) if split_output else out
 
+    def _whole_keys(self, keys: torch.Tensor, segments: Segments) -> torch.Tensor:
+        """[B, h, l, D] of this rank → [B, h, L, D] of all."""
+        return self._call.gather(keys.transpose(1, 2), segments).transpose(1, 2)
+
     def _local(self, function, q, k, v, heads, mask, options):
         if self._previous is not None:
             return self._previous(function, q, k, v, heads, mask=mask, **options)
@@ -50,9 +59,10 @@ class ShardedAttention:
 
 
 def _by_heads(q, k, v, heads: int, options: dict[str, Any]):
-    """To [B, H, L, D], as the override may also be called with [B, L, H*D]."""
+    """To [B, H, L, D], as the override may also be called with [B, L, H*D] or [B, L, H, D]."""
     if options.pop("skip_reshape", False):
         return q, k, v
+    q, k, v = q.flatten(2), k.flatten(2), v.flatten(2)
     size = q.shape[-1] // heads
     return tuple(tensor.unflatten(-1, (-1, size)).transpose(1, 2) for tensor in (q, k, v))
 

@@ -19,6 +19,7 @@ from .mage_flow import MAGE_FLOW
 from .mochi import MOCHI
 from .pixeldit import PID, PIXELDIT
 from .qwen_image import QWEN_IMAGE
+from .sd3 import SD3
 from .wan import WAN_PLANS
 
 PLANS: dict[str, Plan] = {
@@ -43,6 +44,7 @@ PLANS: dict[str, Plan] = {
         PID,
         PIXELDIT,
         QWEN_IMAGE,
+        SD3,
         *WAN_PLANS,
         Z_IMAGE_PIXEL_SPACE,
     )

@@ -1,0 +1,20 @@
+"""Stable Diffusion 3 and 3.5 (large, medium with a second attention over the image alone)."""
+
+from ..arguments import Tokens
+from ..plan import Blocks, Gather, Plan
+
+SD3 = Plan(
+    model="comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper",
+    blocks=(
+        Blocks(
+            "joint_blocks",
+            {"context": Tokens("txt"), "x": Tokens("img")},
+            attention=("txt", "img"),
+            returns=(("txt",), ("img",)),
+            then=(("img",),),
+            signature="comfy.ldm.modules.diffusionmodules.mmdit:_block_mixing",
+        ),
+    ),
+    gathers=(Gather("final_layer", ("img",)),),
+    residuals={"output": "img"},
+)
