@@ -2,6 +2,7 @@
 
 from ..plan import Plan, class_path
 from .boogu import BOOGU
+from .chroma import CHROMA, CHROMA_RADIANCE
 from .cogvideo import COGVIDEO
 from .cosmos import COSMOS, COSMOS_PREDICT2
 from .ernie import ERNIE
@@ -26,6 +27,8 @@ PLANS: dict[str, Plan] = {
     plan.model: plan
     for plan in (
         BOOGU,
+        CHROMA,
+        CHROMA_RADIANCE,
         COGVIDEO,
         COSMOS,
         COSMOS_PREDICT2,

@@ -2,6 +2,7 @@
 
 from . import (
     boogu,
+    chroma,
     cogvideo,
     cosmos,
     ernie,
@@ -26,6 +27,7 @@ from . import (
 
 FAMILIES = (
     boogu,
+    chroma,
     cogvideo,
     cosmos,
     ernie,
