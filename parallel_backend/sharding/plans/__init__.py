@@ -1,6 +1,7 @@
 """The plans, by architecture."""
 
 from ..plan import Plan, class_path
+from .aura_flow import AURA_FLOW
 from .boogu import BOOGU
 from .chroma import CHROMA, CHROMA_RADIANCE
 from .cogvideo import COGVIDEO
@@ -26,6 +27,7 @@ from .wan import WAN_PLANS
 PLANS: dict[str, Plan] = {
     plan.model: plan
     for plan in (
+        AURA_FLOW,
         BOOGU,
         CHROMA,
         CHROMA_RADIANCE,

@@ -1,6 +1,7 @@
 """Every model case, by name."""
 
 from . import (
+    aura_flow,
     boogu,
     chroma,
     cogvideo,
@@ -26,6 +27,7 @@ from . import (
 )
 
 FAMILIES = (
+    aura_flow,
     boogu,
     chroma,
     cogvideo,

@@ -1,0 +1,21 @@
+"""AuraFlow and Pony V7."""
+
+from ..arguments import Tokens
+from ..plan import Blocks, Gather, Plan
+
+TEXT_IMAGE = ("txt", "img")
+
+AURA_FLOW = Plan(
+    model="comfy.ldm.aura.mmdit.MMDiT",
+    blocks=(
+        Blocks(
+            "double_layers",
+            {"c": Tokens("txt"), "x": Tokens("img")},
+            attention=TEXT_IMAGE,
+            returns=(("txt",), ("img",)),
+        ),
+        Blocks("single_layers", {"cx": Tokens(*TEXT_IMAGE)}, attention=TEXT_IMAGE, returns=(TEXT_IMAGE,)),
+    ),
+    gathers=(Gather("final_linear", ("img",)),),
+    heads="double_layers.0.attn.n_heads",
+)
