@@ -8,6 +8,7 @@ from .cogvideo import COGVIDEO
 from .cosmos import COSMOS, COSMOS_PREDICT2
 from .ernie import ERNIE
 from .flux import FLUX
+from .hidream import HIDREAM
 from .hunyuan_video import HUNYUAN_VIDEO
 from .ideogram4 import IDEOGRAM4
 from .joyimage import JOYIMAGE
@@ -36,6 +37,7 @@ PLANS: dict[str, Plan] = {
         COSMOS_PREDICT2,
         ERNIE,
         FLUX,
+        HIDREAM,
         HUNYUAN_VIDEO,
         IDEOGRAM4,
         JOYIMAGE,
