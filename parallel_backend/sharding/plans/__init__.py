@@ -20,6 +20,7 @@ from .lumina import LUMINA
 from .lumina_pixel import Z_IMAGE_PIXEL_SPACE
 from .mage_flow import MAGE_FLOW
 from .mochi import MOCHI
+from .omnigen2 import OMNIGEN2
 from .pixeldit import PID, PIXELDIT
 from .qwen_image import QWEN_IMAGE
 from .sd3 import SD3
@@ -48,6 +49,7 @@ PLANS: dict[str, Plan] = {
         LUMINA,
         MAGE_FLOW,
         MOCHI,
+        OMNIGEN2,
         PID,
         PIXELDIT,
         QWEN_IMAGE,
