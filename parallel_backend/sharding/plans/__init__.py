@@ -21,6 +21,7 @@ from .lumina_pixel import Z_IMAGE_PIXEL_SPACE
 from .mage_flow import MAGE_FLOW
 from .mochi import MOCHI
 from .omnigen2 import OMNIGEN2
+from .pixart import PIXART
 from .pixeldit import PID, PIXELDIT
 from .qwen_image import QWEN_IMAGE
 from .sd3 import SD3
@@ -51,6 +52,7 @@ PLANS: dict[str, Plan] = {
         MOCHI,
         OMNIGEN2,
         PID,
+        PIXART,
         PIXELDIT,
         QWEN_IMAGE,
         SD3,
