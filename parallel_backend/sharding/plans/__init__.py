@@ -9,6 +9,7 @@ from .cosmos import COSMOS, COSMOS_PREDICT2
 from .ernie import ERNIE
 from .flux import FLUX
 from .hidream import HIDREAM
+from .hunyuan_dit import HUNYUAN_DIT
 from .hunyuan_video import HUNYUAN_VIDEO
 from .ideogram4 import IDEOGRAM4
 from .joyimage import JOYIMAGE
@@ -40,6 +41,7 @@ PLANS: dict[str, Plan] = {
         ERNIE,
         FLUX,
         HIDREAM,
+        HUNYUAN_DIT,
         HUNYUAN_VIDEO,
         IDEOGRAM4,
         JOYIMAGE,
