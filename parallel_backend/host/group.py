@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from ..protocol import ArenaMessage, Cancel, Ready, Shutdown, decode, encode
@@ -38,14 +36,15 @@ class ProcessGroup:
         self.closed = False
         self._timeouts = timeouts
         self._events: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        self._directory = Path(tempfile.mkdtemp(prefix="xdit-"))
+        # The ranks find each other through a file without a name: nothing of it is left, however this process ends.
+        self._store = os.memfd_create("xdit-store", os.MFD_CLOEXEC)
         self._requests = 0
         self._ranks: list[RankProcess] = []
         started = time.monotonic()
         try:
             for rank in range(devices.size):
                 level = logging.getLogger().level
-                self._ranks.append(start_rank(rank, devices, self._directory / "store", timeouts, level))
+                self._ranks.append(start_rank(rank, devices, self._store, timeouts, level))
                 threading.Thread(target=self._read, args=(self._ranks[rank],), daemon=True).start()
             self._wait_until_ready(started + timeouts.start)
         except BaseException:
@@ -168,4 +167,4 @@ class ProcessGroup:
                 rank.process.kill()
             rank.process.wait()
             rank.channel.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        os.close(self._store)

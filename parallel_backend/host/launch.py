@@ -58,8 +58,11 @@ def log_directory() -> Path:
     return directory
 
 
-def start_rank(rank: int, devices: DeviceSet, store: Path, timeouts: Timeouts, log_level: int) -> RankProcess:
-    """Start the process of `rank`; it answers with Ready over its channel."""
+def start_rank(rank: int, devices: DeviceSet, store: int, timeouts: Timeouts, log_level: int) -> RankProcess:
+    """Start the process of `rank`; it answers with Ready over its channel.
+
+    `store` is the descriptor of the file through which the ranks find each other.
+    """
     channel, theirs = Channel.pair()
     boot = {
         "rank": rank,
@@ -67,7 +70,7 @@ def start_rank(rank: int, devices: DeviceSet, store: Path, timeouts: Timeouts, l
         "kind": devices.kind,
         "index": devices.indices[rank],
         "descriptor": theirs.fileno(),
-        "store": str(store),
+        "store": f"/proc/self/fd/{store}",
         "collective_timeout": timeouts.collective,
         "threads": max(1, (os.cpu_count() or 1) // devices.size) if devices.kind == "cpu" else 1,
         "pack_name": PACK_NAME,
@@ -78,15 +81,15 @@ def start_rank(rank: int, devices: DeviceSet, store: Path, timeouts: Timeouts, l
     }
     log = log_directory() / f"rank{rank}.log"
     with open(log, "wb") as output, theirs:
-        process = _spawn(boot, theirs.fileno(), output)
+        process = _spawn(boot, (theirs.fileno(), store), output)
     device = f"cuda:{devices.indices[rank]}" if devices.kind == "cuda" else "cpu"
     return RankProcess(rank, device, process, channel, log)
 
 
-def _spawn(boot: dict, descriptor: int, output: IO[bytes]) -> subprocess.Popen:
+def _spawn(boot: dict, descriptors: tuple[int, ...], output: IO[bytes]) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, str(BOOTSTRAP), json.dumps(boot)],
-        pass_fds=(descriptor,),
+        pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

@@ -1,8 +1,14 @@
-"""What can be seen of a server's ranks from outside: their processes and their logs."""
+"""What can be seen of a server's ranks from outside: their processes, memory, sockets and logs."""
+
+import ipaddress
+import socket
+import struct
+from pathlib import Path
 
 from comfy_host.instance import ComfyInstance
 
 BOOTSTRAP = "parallel_backend/rank/bootstrap.py"
+LISTENING = "0A"
 
 
 def rank_pids(comfy: ComfyInstance) -> set[int]:
@@ -15,3 +21,44 @@ def weight_reads(comfy: ComfyInstance, rank: int = 0) -> list[str]:
     log = (comfy.base / "user" / "xdit" / f"rank{rank}.log").read_text(errors="replace")
     marker = "reading the weights of "
     return [line.partition(marker)[2].strip() for line in log.splitlines() if marker in line]
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Memory of a process that no file backs."""
+    return _kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Anonymous")
+
+
+def resident_bytes(pid: int) -> int:
+    """All memory of a process that is in RAM, pages of files included."""
+    return _kilobytes(Path(f"/proc/{pid}/status"), "VmRSS")
+
+
+def _kilobytes(path: Path, name: str) -> int:
+    (line,) = (line for line in path.read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
+
+
+def listeners(pid: int) -> list[tuple[str, int]]:
+    """(address, port) of every TCP socket on which a process listens."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = str(descriptor.readlink())
+        except FileNotFoundError:
+            continue
+        if target.startswith("socket:["):
+            inodes.add(target.removeprefix("socket:[").removesuffix("]"))
+    found = []
+    for family, table in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == LISTENING and rest[5] in inodes:
+                address, port = local.split(":")
+                words = (struct.pack("=I", int(address[at : at + 8], 16)) for at in range(0, len(address), 8))
+                found.append((socket.inet_ntop(family, b"".join(words)), int(port, 16)))
+    return found
+
+
+def is_loopback(address: str) -> bool:
+    found = ipaddress.ip_address(address)
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback

@@ -42,6 +42,14 @@ class ModelShelf:
         """An SDXL UNet with the transformer depths of Segmind Vega: context 2048, pooled 1280. fp16, 110 MB."""
         return self._file("diffusion_models", f"tiny-sdxl-{seed}.safetensors", lambda: sdxl_weights(seed))
 
+    def sparse_flux(self, hidden: int, double: int, single: int) -> str:
+        """A Flux of any size in fp32 whose data are a hole in the file: zeros that take no room on the disk."""
+        name = f"sparse-flux-{hidden}-{double}-{single}.safetensors"
+        path = self.models / "diffusion_models" / name
+        if not path.is_file():
+            write_sparse(path, flux_shapes(hidden, double, single))
+        return name
+
     def flux_checkpoint(self, hidden: int = 256, double: int = 2, single: int = 3) -> str:
         """flux(hidden, double, single) in a checkpoint that holds nothing else: no text encoder, no VAE."""
         name = f"tiny-flux-checkpoint-{hidden}-{double}-{single}.safetensors"
@@ -105,6 +113,28 @@ def flux_config(hidden: int, double: int, single: int, guidance: bool) -> dict:
         "guidance_embed": guidance,
         "txt_ids_dims": [],
     }
+
+
+def flux_shapes(hidden: int, double: int, single: int) -> dict[str, torch.Size]:
+    import comfy.ldm.flux.model
+    import comfy.ops
+
+    config = flux_config(hidden, double, single, guidance=True)
+    model = comfy.ldm.flux.model.Flux(**config, device="meta", operations=comfy.ops.disable_weight_init)
+    return {published_name(name): value.shape for name, value in model.state_dict().items()}
+
+
+def write_sparse(path: Path, shapes: dict[str, torch.Size]) -> None:
+    """A safetensors file of fp32 zeros, its data a hole."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * shape.numel()
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
 
 
 def flux_weights(hidden: int, double: int, single: int, guidance: bool, seed: int) -> dict[str, torch.Tensor]:
