@@ -33,5 +33,5 @@ CASES = [
     ModelCase("auraflow: plain", build, inputs()),
     ModelCase("auraflow: batch 2, odd size", build, inputs(size=(13, 9), batch=2, tokens=7)),
     ModelCase("auraflow: positions stretched", build, inputs(size=(12, 18))),
-    ModelCase("auraflow: replaced blocks", build, inputs(transformer_options=replaced_blocks), modes=("block",)),
+    ModelCase("auraflow: replaced blocks", build, inputs(transformer_options=replaced_blocks), modes=("block", "auto")),
 ]
