@@ -33,10 +33,15 @@ def inputs(size=(12, 18), tokens=33, llama=21, batch=1, **extra):
     return make
 
 
+WHOLE_BETWEEN = ("block", "auto")
 CASES = [
-    ModelCase("hidream: plain", build(), inputs(), modes=("block", "auto")),
-    ModelCase("hidream: batch 2, odd size", build(), inputs(size=(13, 9), batch=2, tokens=7), modes=("block", "auto")),
-    ModelCase("hidream: no experts, rotary positions on half a head",
-              build(num_routed_experts=0, axes_dims_rope=(8, 12, 12)), inputs(), modes=("block", "auto")),
-    ModelCase("hidream: edit (E1)", build(), inputs(image_cond=lambda: randn(1, 16, 12, 18, seed=8)), modes=("block", "auto")),
-]  # fmt: skip
+    ModelCase("hidream: plain", build(), inputs(), WHOLE_BETWEEN),
+    ModelCase("hidream: batch 2, odd size", build(), inputs(size=(13, 9), batch=2, tokens=7), WHOLE_BETWEEN),
+    ModelCase(
+        "hidream: no experts, rotary positions on half a head",
+        build(num_routed_experts=0, axes_dims_rope=(8, 12, 12)),
+        inputs(),
+        WHOLE_BETWEEN,
+    ),
+    ModelCase("hidream: edit (E1)", build(), inputs(image_cond=lambda: randn(1, 16, 12, 18, seed=8)), WHOLE_BETWEEN),
+]
