@@ -44,6 +44,17 @@ class Tokens:
         return value if call.sharded else layout.take(value, self.segments, 1)
 
 
+@dataclass(frozen=True, init=False)
+class FirstTokens(Tokens):
+    """Hidden states that come first in a tuple; what comes after stays as it is."""
+
+    def count(self, value: tuple) -> int:
+        return super().count(value[0])
+
+    def cut(self, value: tuple, call: Call) -> tuple:
+        return (super().cut(value[0], call), *value[1:])
+
+
 @dataclass(frozen=True)
 class Grid:
     """Hidden states with time, height and width as three dims from `dim` on: [B, T, H, W, C] or [T, H, W, B, C].
@@ -128,6 +139,44 @@ class PerFrame:
 
 
 @dataclass(frozen=True)
+class CompressedFrames:
+    """LTX-2's CompressedTimestep, one row for each frame or token of `segment`: the rows that this rank's tokens use.
+
+    One row for all stays. Source: comfy/ldm/lightricks/av_model.py.
+    """
+
+    segment: str
+
+    def cut(self, value: Any, call: Call) -> Any:
+        if value.num_frames * value.patches_per_frame == 1:
+            return value
+        return call.remember(self, value, lambda: self._share(value, call))
+
+    def _share(self, value: Any, call: Call) -> Any:
+        ((start, end),) = call.layout.spans((self.segment,), call.layout.rank)
+        first = start // value.patches_per_frame
+        share = copy.copy(value)
+        share.data = value.data[:, first : -(-end // value.patches_per_frame)]
+        share.num_frames = share.data.shape[1]
+        offset = start - first * value.patches_per_frame
+        share.__class__ = _tokens_of_frames(type(value), offset, end - start)
+        return share
+
+
+def _tokens_of_frames(kind: type, offset: int, length: int) -> type:
+    """`kind` whose expanded values are cut to the tokens [offset, offset + length)."""
+
+    class Share(kind):
+        __slots__ = ()
+
+        def expand_for_computation(self, *args, **kwargs):
+            values = super().expand_for_computation(*args, **kwargs)
+            return tuple(value[:, offset : offset + length] for value in values)
+
+    return Share
+
+
+@dataclass(frozen=True)
 class Ranges:
     """A list of (start, end, ...) over the rows of `segments`; `end` None is the end."""
 
@@ -209,4 +258,6 @@ class GuideMask:
         return mask
 
 
-Argument = Tokens | Grid | Whole | Positions | PerFrame | Ranges | RangesBehind | Cut | Used | GuideMask
+Argument = (
+    Tokens | Grid | Whole | Positions | PerFrame | CompressedFrames | Ranges | RangesBehind | Cut | Used | GuideMask
+)

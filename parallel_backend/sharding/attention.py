@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .layout import Segments
 from .usp import sequence_parallel_attention
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ class ShardedAttention:
         split_output = options.pop("skip_output_reshape", False)
         q, k, v = _by_heads(q, k, v, heads, options)
         split = self._call.layout.split(segments)
+        if self._call.whole_queries:
+            k, v = (self._whole_keys(tensor, segments) for tensor in (k, v))
+            options |= {"skip_reshape": True, "skip_output_reshape": split_output}
+            return self._local(function, q, k, v, heads, mask, options)
         self._call.attention_calls += 1
         if mask is not None:
             mask = self._call.mask(mask, segments)
@@ -42,6 +47,10 @@ class ShardedAttention:
             scale=options.get("scale"), xfuser=session.usp,
         )  # fmt: skip
         return out.unflatten(2, (heads, -1)).transpose(1, 2) if split_output else out
+
+    def _whole_keys(self, keys: torch.Tensor, segments: Segments) -> torch.Tensor:
+        """[B, h, l, D] of this rank → [B, h, L, D] of all."""
+        return self._call.gather(keys.transpose(1, 2), segments).transpose(1, 2)
 
     def _local(self, function, q, k, v, heads, mask, options):
         if self._previous is not None:

@@ -83,6 +83,10 @@ class ShardedModel:
             inner = module_at(block, name)
             inner.register_forward_pre_hook(lambda *_: self._suspend_attention(True))
             inner.register_forward_hook(lambda *_: self._suspend_attention(False))
+        for name in blocks.gather_keys:
+            inner = module_at(block, name)
+            inner.register_forward_pre_hook(lambda *_: self._whole_queries(True))
+            inner.register_forward_hook(lambda *_: self._whole_queries(False))
 
     def _hook_undivided(self, model: torch.nn.Module, undivided: Undivided) -> None:
         path, _, inner = undivided.path.partition(".*")
@@ -116,6 +120,10 @@ class ShardedModel:
     def _suspend_attention(self, suspended: bool) -> None:
         if self.call is not None:
             self.call.suspended = suspended
+
+    def _whole_queries(self, whole: bool) -> None:
+        if self.call is not None:
+            self.call.whole_queries = whole
 
     def _begin(self, model, args, kwargs):
         if self.session is None:
@@ -214,7 +222,8 @@ class ShardedModel:
 class Call:
     """One model call: how its tokens are laid out, and whether they are split right now.
 
-    `inside`: the Blocks whose block runs now; `suspended`: a submodule with local attention runs inside it.
+    `inside`: the Blocks whose block runs now; `suspended`: a submodule with local attention runs inside it;
+    `whole_queries`: one whose keys alone are split.
     """
 
     def __init__(self, session: Session, mode: Mode):
@@ -224,6 +233,7 @@ class Call:
         self.sharded = False
         self.inside: Blocks | None = None
         self.suspended = False
+        self.whole_queries = False
         self.attention_calls = 0
         self.grids: dict[Segments, tuple[int, tuple[int, ...]]] = {}
         self._remembered: dict[tuple, tuple[Any, torch.Tensor]] = {}

@@ -16,7 +16,7 @@ from .joyimage import JOYIMAGE
 from .kandinsky5 import KANDINSKY5
 from .krea2 import KREA2
 from .lens import LENS
-from .ltxv import LTXV
+from .ltxv import LTXAV, LTXV
 from .lumina import LUMINA
 from .lumina_pixel import Z_IMAGE_PIXEL_SPACE
 from .mage_flow import MAGE_FLOW
@@ -48,6 +48,7 @@ PLANS: dict[str, Plan] = {
         KANDINSKY5,
         KREA2,
         LENS,
+        LTXAV,
         LTXV,
         LUMINA,
         MAGE_FLOW,

@@ -84,7 +84,9 @@ CASES = [
         "hunyuan-video 1.5: byt5 and vision tokens",
         build(**V15),
         inputs(
-            pooled=False, txt_byt5=lambda: randn(1, 11, 1472, seed=8), clip_fea=lambda: randn(1, 17, 48, seed=9),
+            pooled=False,
+            txt_byt5=lambda: randn(1, 11, 1472, seed=8),
+            clip_fea=lambda: randn(1, 17, 48, seed=9),
             disable_time_r=True,
         ),  # fmt: skip
     ),
@@ -97,7 +99,11 @@ CASES = [
         "hunyuan-image: plain",
         build(**IMAGE),
         inputs(
-            size=(9, 11), channels=8, pooled=False, guidance=lambda: torch.ones(1) * 4, transformer_options=sigmas,
+            size=(9, 11),
+            channels=8,
+            pooled=False,
+            guidance=lambda: torch.ones(1) * 4,
+            transformer_options=sigmas,
             txt_byt5=lambda: randn(1, 11, 1472, seed=8),
         ),  # fmt: skip
     ),

@@ -110,7 +110,9 @@ CASES = [
         ),  # fmt: skip
     ),
     ModelCase("wan dancer: plain", DANCER, inputs(clip_fea=clip(), clip_fea_ref=clip())),
-    ModelCase("wan dancer: music", DANCER, inputs(size=(3, 8, 12), clip_fea=clip(), audio_embed=made(1, 40, 35, seed=9))),
+    ModelCase(
+        "wan dancer: music", DANCER, inputs(size=(3, 8, 12), clip_fea=clip(), audio_embed=made(1, 40, 35, seed=9))
+    ),
     ModelCase(
         "wan dancer: music, 15 frames a second",
         DANCER,
