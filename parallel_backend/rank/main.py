@@ -26,7 +26,6 @@ from ..protocol import (
     Rejected,
     SampleRequest,
     Shutdown,
-    Step,
 )
 from ..sharding.engine import ShardedModel
 from ..sharding.plans import plan_for
@@ -37,6 +36,7 @@ from .link import HostLink
 from .mesh import Meshes
 from .reader import RequestReader
 from .sampling import sample
+from .steps import StepSender
 from .store import ModelStore
 
 VERSIONS = ("torch", "xfuser", "diffusers", "safetensors", "cloudpickle")
@@ -122,19 +122,20 @@ class Rank:
         self._end(message.request)
 
     def _sample(self, message: Prepare, request: SampleRequest, mesh) -> None:
-        def on_step(step, x0, x, total):
-            self._link.send(Step(message.request, self._rank, step, total, pack(x0), pack(x)))
-
         wanted = request.arguments.pop("callback") and self._rank == 0
-        latent, notes = sample(
-            request,
-            self._reader.patchers,
-            mesh,
-            self._meshes,
-            message.attention,
-            self._link.cancelled(message.request),
-            on_step if wanted else None,
-        )
+        steps = StepSender(self._link, message.request, self._rank)
+        try:
+            latent, notes = sample(
+                request,
+                self._reader.patchers,
+                mesh,
+                self._meshes,
+                message.attention,
+                self._link.cancelled(message.request),
+                steps if wanted else None,
+            )
+        finally:
+            steps.finish()
         result = (pack(latent), pack(torch.get_rng_state())) if self._rank == 0 else None
         self._link.send(Finished(message.request, self._rank, result=result, notes=notes))
 

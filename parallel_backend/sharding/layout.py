@@ -29,6 +29,15 @@ class Layout:
 
     def split(self, segments: Segments) -> TokenSplit:
         """Tokens per rank when `segments` lie one after the other in each rank."""
+        if segments not in self._token_splits:
+            self._token_splits[segments] = self._make_split(segments)
+        return self._token_splits[segments]
+
+    @cached_property
+    def _token_splits(self) -> dict[Segments, TokenSplit]:
+        return {}
+
+    def _make_split(self, segments: Segments) -> TokenSplit:
         sizes = [self._splits[name] for name in segments]
         return TokenSplit(tuple(sum(part) for part in zip(*sizes, strict=True)))
 

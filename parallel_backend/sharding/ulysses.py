@@ -5,6 +5,7 @@ is already the whole sequence, and q, k and v are views of it: nothing is unpack
 is sent as it lies.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -121,9 +122,12 @@ def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
 
 
 def _can_widen(tensor: torch.Tensor) -> bool:
-    ratio = _WIDE.itemsize // tensor.element_size()
-    return (
-        tensor.stride(-1) == 1
-        and tensor.data_ptr() % _WIDE.itemsize == 0
-        and all(n % ratio == 0 for n in (tensor.storage_offset(), tensor.shape[-1], *tensor.stride()[:-1]))
+    return tensor.data_ptr() % _WIDE.itemsize == 0 and _layout_can_widen(
+        tensor.element_size(), tensor.storage_offset(), tensor.shape[-1], tensor.stride()
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout_can_widen(item: int, offset: int, last: int, stride: tuple[int, ...]) -> bool:
+    ratio = _WIDE.itemsize // item
+    return stride[-1] == 1 and all(n % ratio == 0 for n in (offset, last, *stride[:-1]))
