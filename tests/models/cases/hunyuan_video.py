@@ -58,6 +58,17 @@ def sigmas():
     return {"sigmas": steps[1:2], "sample_sigmas": steps}
 
 
+def replacements():
+    """Block replacements that look at all tokens."""
+
+    def replace(args, extra):
+        mean = args["img"].mean(1, keepdim=True)  # before the block, which writes into its input
+        out = extra["original_block"](args)
+        return {**out, "img": out["img"] + mean}
+
+    return {"patches_replace": {"dit": {("double_block", 0): replace, ("single_block", 1): replace}}}
+
+
 def frame_index():
     return torch.zeros(1)
 
@@ -79,6 +90,7 @@ CASES = [
         inputs(ref_latent=lambda: randn(1, 16, 1, 6, 10, seed=8)),
         modes=("block", "auto"),
     ),
+    ModelCase("hunyuan-video: replaced blocks", build(), inputs(transformer_options=replacements), modes=("auto",)),
     ModelCase("hunyuan-video 1.5: plain", build(**V15), inputs(pooled=False)),
     ModelCase(
         "hunyuan-video 1.5: byt5 and vision tokens",

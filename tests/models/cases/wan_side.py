@@ -41,6 +41,15 @@ def contexts():
     return [randn(1, 16, 2, 6, 8, seed=31), randn(1, 16, 1, 5, 7, seed=32)]
 
 
+def block_patch():
+    """A patch after each block that looks at all tokens (Uni3C's place)."""
+
+    def patch(args):
+        return {**args, "img": args["img"] + args["img"].mean(1, keepdim=True)}
+
+    return {"patches": {"double_block": [patch]}}
+
+
 VACE = build("VaceWanModel", vace_layers=2, vace_in_dim=24, num_layers=4)
 CAMERA = build("CameraWanModel", in_dim=16)
 ANIMATE = build("AnimateWanModel", num_layers=5)
@@ -73,10 +82,14 @@ CASES = [
         inputs(channels=36, clip_fea=clip(514)),
     ),
     ModelCase("wan: more frames concatenated", build_wan(), inputs(time_dim_concat=made(1, 16, 2, 6, 10, seed=8))),
+    ModelCase("wan: patch after each block", build_wan(), inputs(transformer_options=block_patch), modes=("auto",)),
     ModelCase("wan vace: plain", VACE, inputs(**vace())),
     ModelCase("wan vace: two controls", VACE, inputs(**vace(2))),
     ModelCase(
         "wan vace: batch 2, odd size", VACE, inputs(size=(2, 6, 14), batch=2, tokens=7, **vace(1, 2, (2, 6, 14)))
+    ),
+    ModelCase(
+        "wan vace: patch after each block", VACE, inputs(transformer_options=block_patch, **vace()), modes=("auto",)
     ),
     ModelCase("wan camera: plain", CAMERA, inputs(clip_fea=clip(), camera_conditions=made(1, 24, 3, 48, 80, seed=9))),
     ModelCase("wan animate: plain", ANIMATE, inputs(clip_fea=clip())),
