@@ -110,7 +110,7 @@ def _bind(signature: inspect.Signature, model: torch.nn.Module, args: tuple, kwa
 
 
 def _call(group: ProcessGroup, request: Request, bound: dict[str, Any]):
-    batch = group.blobs.batch()
+    batch = group.blobs.batch(call=True)
     try:
         stream = dumps(((), bound), batch, GraphDescribers().describers())
     except CannotTravel as error:

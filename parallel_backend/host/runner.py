@@ -88,8 +88,10 @@ def _stream(
     _raise_if_cancelled(finished)
     for note in finished[0].notes:
         logging.info("xDiT: %s", note)
-    latent, rng = finished[0].result
+    latent, rng, accelerator_rng = finished[0].result
     torch.set_rng_state(unpack(rng))
+    if accelerator_rng is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(unpack(accelerator_rng), device)
     return unpack(latent, device)
 
 

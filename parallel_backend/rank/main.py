@@ -136,8 +136,13 @@ class Rank:
             )
         finally:
             steps.finish()
-        result = (pack(latent), pack(torch.get_rng_state())) if self._rank == 0 else None
+        result = (pack(latent), *self._rng()) if self._rank == 0 else None
         self._link.send(Finished(message.request, self._rank, result=result, notes=notes))
+
+    def _rng(self) -> tuple:
+        """The random state after sampling, CPU and accelerator, for ComfyUI to go on from."""
+        accelerator = pack(torch.cuda.get_rng_state()) if self._device.type == "cuda" else None
+        return pack(torch.get_rng_state()), accelerator
 
     def _forward_call(self, message: Forward) -> None:
         cancelled = self._link.cancelled(message.request)

@@ -51,15 +51,19 @@ class Arena:
 class BlobSender:
     """Host side: knows what the ranks of one process group hold.
 
-    A blob not named by `KEEP_FOR_REQUESTS` requests in a row is forgotten on both sides.
+    A blob not named for `KEEP_FOR_REQUESTS` requests in a row is forgotten on both sides. A model call of a request
+    counts as one for what changes with each call, but not for weights.
     """
 
-    _held: dict[bytes, int] = field(default_factory=dict)
+    _held: dict[bytes, tuple[int, bool]] = field(default_factory=dict)
     _digests: WeakIdKeyDictionary = field(default_factory=WeakIdKeyDictionary)
-    _request: int = 0
+    _requests: int = 0
+    _calls: int = 0
 
-    def batch(self) -> BlobBatch:
-        self._request += 1
+    def batch(self, call: bool = False) -> BlobBatch:
+        """The blobs of a request, or of a `call` within one."""
+        self._calls += 1
+        self._requests += not call
         return BlobBatch(self)
 
     def digest(self, tensor: torch.Tensor, data: memoryview | None, stable: bool) -> bytes:
@@ -75,11 +79,15 @@ class BlobSender:
             self._digests[tensor] = (digest, version)
         return digest
 
-    def commit(self, used: set[bytes]) -> list[bytes]:
-        """The ranks took a request that names `used`; returns what they may forget now."""
-        for digest in used:
-            self._held[digest] = self._request
-        stale = [digest for digest, request in self._held.items() if request <= self._request - KEEP_FOR_REQUESTS]
+    def commit(self, used: dict[bytes, bool]) -> list[bytes]:
+        """The ranks took a request that names `used` (digest → is a weight); returns what they may forget now."""
+        for digest, weight in used.items():
+            self._held[digest] = (self._requests if weight else self._calls, weight)
+        stale = [
+            digest
+            for digest, (last, weight) in self._held.items()
+            if last <= (self._requests if weight else self._calls) - KEEP_FOR_REQUESTS
+        ]
         for digest in stale:
             del self._held[digest]
         return stale
@@ -93,12 +101,12 @@ class BlobBatch:
 
     def __init__(self, sender: BlobSender):
         self._sender = sender
-        self.used: set[bytes] = set()
+        self.used: dict[bytes, bool] = {}
         self._new: dict[bytes, torch.Tensor] = {}
 
     def add(self, tensor: torch.Tensor, stable: bool) -> bytes:
         digest = self._sender.digest(tensor, None, stable)
-        self.used.add(digest)
+        self.used[digest] = stable or self.used.get(digest, False)
         if not self._sender.holds(digest):
             self._new.setdefault(digest, tensor)
         return digest
