@@ -16,9 +16,7 @@ def sampled(client, models, ranks, sampler="XDiTSampler", size=(WIDTH, HEIGHT), 
         sampler = {"XDiTSampler": "KSampler", "XDiTSamplerAdvanced": "SamplerCustomAdvanced"}.get(sampler, sampler)
     else:
         config = graph.parallel_config(f"cpu:{ranks}")
-        model = graph.add(
-            "XDiTLoader", unet_name=models.flux(*flux), weight_dtype="default", parallel_config=config
-        )
+        model = graph.add("XDiTLoader", unet_name=models.flux(*flux), weight_dtype="default", parallel_config=config)
     latent = graph.add("EmptySD3LatentImage", width=size[0], height=size[1], batch_size=batch)
     run = graph.sample_custom if "Advanced" in sampler else graph.sample
     saved = graph.save(run(sampler, model, graph.flux_conditioning(1, tokens), latent, **inputs))

@@ -45,5 +45,7 @@ CASES = [
     ModelCase("pixeldit: batch 2, odd size", build, inputs(size=(26, 17), batch=2, tokens=7)),
     ModelCase("pixeldit: rope scaling", build, inputs(transformer_options=lambda: {"rope_options": {"scale_x": 0.5}})),
     ModelCase("pid: plain", build_pid, inputs(**low_resolution()), modes=("block",)),
-    ModelCase("pid: batch 2, odd size", build_pid, inputs(size=(26, 17), batch=2, **low_resolution(2)), modes=("block",)),
+    ModelCase(
+        "pid: batch 2, odd size", build_pid, inputs(size=(26, 17), batch=2, **low_resolution(2)), modes=("block",)
+    ),
 ]
