@@ -1,6 +1,7 @@
 """The plans, by architecture."""
 
 from ..plan import Plan, class_path
+from .anima import ANIMA
 from .aura_flow import AURA_FLOW
 from .boogu import BOOGU
 from .chroma import CHROMA, CHROMA_RADIANCE
@@ -31,6 +32,7 @@ from .wan import WAN_PLANS
 PLANS: dict[str, Plan] = {
     plan.model: plan
     for plan in (
+        ANIMA,
         AURA_FLOW,
         BOOGU,
         CHROMA,

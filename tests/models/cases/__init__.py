@@ -1,6 +1,7 @@
 """Every model case, by name."""
 
 from . import (
+    anima,
     aura_flow,
     boogu,
     chroma,
@@ -32,6 +33,7 @@ from . import (
 )
 
 FAMILIES = (
+    anima,
     aura_flow,
     boogu,
     chroma,
