@@ -4,12 +4,9 @@ import os
 
 import pytest
 from models.cases import CASES
-from support.model_side import TREE
-from support.rank_set import RankSet
+from support.model_matrix import FACTORINGS, TOLERANCE
 
-TOLERANCE = 1e-5
 VISIBLE = 1e-3
-FACTORINGS = [(2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (1, 3)]
 FULL = os.environ.get("XDIT_FULL_MATRIX") == "1"
 
 
@@ -21,14 +18,6 @@ def pairwise():
             for factoring in FACTORINGS if FULL else (FACTORINGS[turn % len(FACTORINGS)],):
                 yield name, *factoring, mode
             turn += 1
-
-
-@pytest.fixture(scope="session")
-def rank_sets(host):
-    sets = {size: RankSet(size, "support.model_side:ModelSide", {TREE: str(host.tree)}) for size in (2, 3, 4)}
-    yield sets
-    for ranks in sets.values():
-        ranks.stop()
 
 
 @pytest.mark.parametrize(("name", "ulysses", "ring", "mode"), pairwise())

@@ -10,34 +10,37 @@ from unittest import mock
 import torch
 
 from support.comfy import import_comfy
+from support.guided_side import GuidedCall
 from support.parity import relative_error
 
 TREE = "XDIT_TEST_COMFYUI"
 
 
 class ModelSide:
-    """Answers ("parity", case name, ulysses, ring, mode, exchange) in each rank."""
+    """Answers ("parity", case name, ulysses, ring, mode, exchange) and ("guided", case name, cfg, batch, ulysses)."""
 
     def __init__(self):
         import_comfy(Path(os.environ[TREE]))
         from models.cases import CASES
 
         self._cases = CASES
-        self._groups = {}
+        self._meshes = None
         self._whole = {}
 
-    def answer(self, verb: str, name: str, ulysses: int, ring: int, mode: str, exchange: bool = True) -> float:
+    def answer(self, verb: str, name: str, *arguments) -> float:
+        return {"parity": self._parity, "guided": self._guided}[verb](self._cases[name], *arguments)
+
+    def _parity(self, case, ulysses: int, ring: int, mode: str, exchange: bool = True) -> float:
         """‖sharded - whole‖ / ‖whole‖ of the case's output. Without `exchange` attention stays local (a control)."""
         from xdit_comfyui.parallel_backend.sharding import attention
         from xdit_comfyui.parallel_backend.sharding.engine import Session, ShardedModel
         from xdit_comfyui.parallel_backend.sharding.patches import Mode
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
 
-        case = self._cases[name]
         model = case.model()
         whole = self._whole_output(case, model)
         sharded = ShardedModel(model, plan_for(model))
-        sharded.session = Session(self._sequence_groups(ulysses, ring), mode=None if mode == "auto" else Mode(mode))
+        sharded.session = Session(self._mesh(ulysses, ring).sp, mode=None if mode == "auto" else Mode(mode))
         control = contextlib.nullcontext() if exchange else mock.patch.object(
             attention, "sequence_parallel_attention", lambda q, k, v, *, kernel, mask=None, **_: kernel(q, k, v, None)
         )  # fmt: skip
@@ -51,12 +54,31 @@ class ModelSide:
             self._whole[case.name] = run(model, case)
         return self._whole[case.name]
 
-    def _sequence_groups(self, ulysses: int, ring: int):
-        from xdit_comfyui.parallel_backend.sharding.collectives import new_sequence_groups
+    def _guided(self, case, cfg: int, batch: int, ulysses: int) -> float:
+        """The same error for two conditions × two rows, each group of ranks evaluating only its own."""
+        from xdit_comfyui.parallel_backend.sharding.batch import BatchParallel
+        from xdit_comfyui.parallel_backend.sharding.cfg import CfgParallel
+        from xdit_comfyui.parallel_backend.sharding.engine import Session, ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.plans import plan_for
 
-        if (ulysses, ring) not in self._groups:
-            self._groups[ulysses, ring] = new_sequence_groups([range(ulysses * ring)], ulysses, ring)
-        return self._groups[ulysses, ring]
+        model = case.model()
+        call = GuidedCall(model, case)
+        whole, evaluated = call.run([]), call.seen
+        mesh, notes = self._mesh(ulysses, 1, cfg, batch), []
+        if ulysses > 1:
+            ShardedModel(model, plan_for(model)).session = Session(mesh.sp)
+        dividers = [CfgParallel(mesh.cfg, notes.append)] if cfg > 1 else []
+        divided = call.run(dividers + ([BatchParallel(mesh.batch, notes.append)] if batch > 1 else []))
+        assert not notes, notes
+        assert call.seen * cfg * batch == evaluated, f"{call.seen} of {evaluated} rows evaluated here"
+        return relative_error(divided, whole)
+
+    def _mesh(self, ulysses: int, ring: int, cfg: int = 1, batch: int = 1):
+        from xdit_comfyui.parallel_backend.config import Degrees
+        from xdit_comfyui.parallel_backend.rank.mesh import Meshes
+
+        self._meshes = self._meshes or Meshes(torch.device("cpu"))
+        return self._meshes.get(Degrees(ulysses, ring, cfg, batch))
 
 
 def run(model: torch.nn.Module, case) -> torch.Tensor:

@@ -1,0 +1,68 @@
+"""What is run for each model case, and what a case shows: shared by the tests and by scripts/model_table.py."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+
+import torch
+from support.model_case import ModelCase
+
+TOLERANCE = 1e-5  # relative, fp32
+FACTORINGS = ((2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (1, 3))  # ulysses, ring
+GUIDED = ((2, 1, 1), (1, 2, 1), (2, 1, 2), (1, 2, 2))  # cfg, batch, ulysses
+
+SEQUENCE, RING, CONTROLNET, REFERENCE, CFG, BATCH = "Ulysses", "ring", "ControlNet", "reference", "CFG", "batch"
+COLUMNS = (SEQUENCE, RING, CONTROLNET, REFERENCE, CFG, BATCH)
+
+
+def guided_cases(cases: Iterable[str]) -> list[str]:
+    """The cases that are also run divided by CFG and by batch: the plain ones."""
+    return [name for name in cases if name.endswith(": plain")]
+
+
+def commands(case: ModelCase) -> dict[str, tuple[int, tuple]]:
+    """The full matrix of one case: label → number of ranks, command of ModelSide."""
+    found = {}
+    for ulysses, ring in FACTORINGS:
+        for mode in case.modes:
+            label = f"ulysses {ulysses} × ring {ring}, {mode}"
+            found[label] = (ulysses * ring, ("parity", case.name, ulysses, ring, mode))
+    if guided_cases([case.name]):
+        for cfg, batch, ulysses in GUIDED:
+            label = f"cfg {cfg} × batch {batch} × ulysses {ulysses}"
+            found[label] = (cfg * batch * ulysses, ("guided", case.name, cfg, batch, ulysses))
+    return found
+
+
+def shown(case: ModelCase) -> set[str]:
+    """The columns of the model table for which this case counts."""
+    _, inputs = case.inputs()
+    columns = {SEQUENCE, RING}
+    if guided_cases([case.name]):
+        columns |= {CFG, BATCH}
+    if inputs.get("control") is not None:
+        columns.add(CONTROLNET)
+    if any(name.startswith("ref") and value is not None for name, value in inputs.items()):
+        columns.add(REFERENCE)
+    return columns
+
+
+def counts_for(label: str) -> str | None:
+    """The column for which one run of the matrix counts on its own."""
+    if label.startswith("cfg"):
+        return BATCH if "batch 2" in label else CFG
+    return SEQUENCE if "ring 1" in label else RING
+
+
+def architecture_of(case: ModelCase) -> str:
+    """The class of the case's model, as module.qualname; built without memory."""
+    return _architecture(case.build)
+
+
+@functools.cache
+def _architecture(build: Callable[..., torch.nn.Module]) -> str:
+    import comfy.ops
+
+    model = build(device="meta", operations=comfy.ops.disable_weight_init, dtype=torch.float32)
+    return f"{type(model).__module__}.{type(model).__qualname__}"
