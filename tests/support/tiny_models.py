@@ -15,6 +15,10 @@ FLUX_CONTEXT = 128  # width of the text conditioning of the tiny Flux
 FLUX_POOLED = 64
 SDXL_CONTEXT = 2048
 SDXL_POOLED = 1280
+SD3_CONTEXT = 96
+SD3_POOLED = 64
+WAN_CONTEXT = 64
+WAN_HEADS = 4
 
 
 class ModelShelf:
@@ -42,6 +46,28 @@ class ModelShelf:
         """An SDXL UNet with the transformer depths of Segmind Vega: context 2048, pooled 1280. fp16, 110 MB."""
         return self._file("diffusion_models", f"tiny-sdxl-{seed}.safetensors", lambda: sdxl_weights(seed))
 
+    def sd3(self, depth: int = 4, medium: bool = False, seed: int = 4) -> str:
+        """SD 3.5 in small, `medium` with self-attention in its first blocks: depth blocks and heads, hidden 64 × depth.
+
+        Context 96, pooled 64, at most 256 × 256 pixels. fp32.
+        """
+        name = f"tiny-sd3-{depth}{'-medium' if medium else ''}-{seed}.safetensors"
+        return self._file("diffusion_models", name, lambda: sd3_weights(depth, medium, seed))
+
+    def wan(self, dim: int = 256, layers: int = 2, seed: int = 5) -> str:
+        """Wan 2.1 / 2.2 text to video in small: 4 heads, context 64, latents of 16 channels. fp32.
+
+        Shapes do not tell ComfyUI the heads nor the width of the text, so the file's metadata do.
+        """
+        name = f"tiny-wan-{dim}-{layers}-{seed}.safetensors"
+        metadata = {"config": json.dumps({"transformer": {"num_heads": WAN_HEADS, "text_dim": WAN_CONTEXT}})}
+        return self._file("diffusion_models", name, lambda: wan_weights(dim, layers, seed), metadata)
+
+    def wan_lora(self, dim: int = 256, layers: int = 2, rank: int = 4, seed: int = 6) -> str:
+        """A LoRA on every matrix in the blocks of wan(dim, layers); it moves the result visibly."""
+        name = f"tiny-wan-lora-{dim}-{layers}-{rank}-{seed}.safetensors"
+        return self._file("loras", name, lambda: lora_weights(wan_weights(dim, layers, 0), "blocks.", rank, seed))
+
     def sparse_flux(self, hidden: int, double: int, single: int) -> str:
         """A Flux of any size in fp32 whose data are a hole in the file: zeros that take no room on the disk."""
         name = f"sparse-flux-{hidden}-{double}-{single}.safetensors"
@@ -68,12 +94,12 @@ class ModelShelf:
             write_flux_diffusers(folder, hidden, double, single, shards)
         return name
 
-    def _file(self, folder: str, name: str, make) -> str:
+    def _file(self, folder: str, name: str, make, metadata: dict[str, str] | None = None) -> str:
         path = self.models / folder / name
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".partial")
-            save_file(make(), partial)
+            save_file(make(), partial, metadata)
             partial.rename(path)
         return name
 
@@ -161,9 +187,14 @@ def published_name(name: str) -> str:
 
 
 def flux_lora_weights(hidden: int, double: int, single: int, rank: int, seed: int) -> dict[str, torch.Tensor]:
+    return lora_weights(flux_weights(hidden, double, single, True, seed), "_blocks.", rank, seed)
+
+
+def lora_weights(weights: dict[str, torch.Tensor], where: str, rank: int, seed: int) -> dict[str, torch.Tensor]:
+    """A LoRA on every matrix of `weights` that has `where` in its name."""
     lora = {}
-    for name, weight in flux_weights(hidden, double, single, True, seed).items():
-        if weight.ndim == 2 and "_blocks." in name:
+    for name, weight in weights.items():
+        if weight.ndim == 2 and where in name:
             target = f"diffusion_model.{name.removesuffix('.weight')}"
             for part, shape in (("lora_up", (weight.shape[0], rank)), ("lora_down", (rank, weight.shape[1]))):
                 key = f"{target}.{part}.weight"
@@ -235,3 +266,46 @@ def sdxl_weights(seed: int) -> dict[str, torch.Tensor]:
         operations=comfy.ops.disable_weight_init,
     )
     return random_weights(model, seed, torch.float16)
+
+
+def sd3_weights(depth: int, medium: bool, seed: int) -> dict[str, torch.Tensor]:
+    import comfy.ldm.modules.diffusionmodules.mmdit as mmdit
+    import comfy.ops
+
+    hidden = 64 * depth
+    model = mmdit.OpenAISignatureMMDITWrapper(
+        input_size=None,
+        in_channels=16,
+        depth=depth,
+        adm_in_channels=SD3_POOLED,
+        context_embedder_config={
+            "target": "torch.nn.Linear",
+            "params": {"in_features": SD3_CONTEXT, "out_features": hidden},
+        },
+        qk_norm="rms",
+        pos_embed_max_size=16,
+        num_patches=16 * 16,
+        x_block_self_attn_layers=list(range(depth // 2)) if medium else [],
+        device="meta",
+        operations=comfy.ops.disable_weight_init,
+    )
+    return random_weights(model, seed)
+
+
+def wan_weights(dim: int, layers: int, seed: int) -> dict[str, torch.Tensor]:
+    import comfy.ldm.wan.model
+    import comfy.ops
+
+    model = comfy.ldm.wan.model.WanModel(
+        model_type="t2v",
+        in_dim=16,
+        out_dim=16,
+        dim=dim,
+        ffn_dim=2 * dim,
+        text_dim=WAN_CONTEXT,
+        num_heads=WAN_HEADS,
+        num_layers=layers,
+        device="meta",
+        operations=comfy.ops.disable_weight_init,
+    )
+    return random_weights(model, seed)
