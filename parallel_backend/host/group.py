@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..protocol import ArenaMessage, Cancel, Ready, Shutdown, decode, encode
-from ..transport.blobs import Arena, BlobSender
+from ..transport.blobs import BlobBatch, BlobSender
 from ..transport.channel import ChannelClosed
 from .devices import DeviceSet
 from .launch import RankProcess, Timeouts, start_rank
@@ -98,8 +98,15 @@ class ProcessGroup:
         """The same bytes to every rank. Raises GroupError when one is gone."""
         self._send(encode(message), ())
 
-    def send_arena(self, arena: Arena) -> None:
-        self._send(encode(ArenaMessage(arena.size, arena.spans)), (arena.descriptor,))
+    def send_blobs(self, batch: BlobBatch) -> list[bytes]:
+        """Send what the ranks lack of `batch`, in shared memory; returns the digests that they may forget."""
+        arena = batch.arena()
+        if arena is not None:
+            try:
+                self._send(encode(ArenaMessage(arena.size, arena.spans)), (arena.descriptor,))
+            finally:
+                arena.close()
+        return batch.commit()
 
     def _send(self, payload: bytes, descriptors: tuple[int, ...]) -> None:
         for rank in self._ranks:

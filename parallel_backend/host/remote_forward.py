@@ -117,11 +117,5 @@ def _call(group: ProcessGroup, request: Request, bound: dict[str, Any]):
         raise RequestRefused(
             f"{error}; it is needed inside the model call, so this prompt cannot be sampled"
         ) from error
-    arena = batch.arena()
-    if arena is not None:
-        try:
-            group.send_arena(arena)
-        finally:
-            arena.close()
-    group.send(Forward(request.number, stream.data, batch.commit()))
+    group.send(Forward(request.number, stream.data, group.send_blobs(batch)))
     return collect(group, request, lambda rank, message: None)

@@ -40,13 +40,7 @@ def prepare(group: ProcessGroup, kind: str, payload: Any, degrees: Degrees, conf
     batch = group.blobs.batch()
     stream = dumps(payload, batch, graph.describers())
     number = group.next_request()
-    arena = batch.arena()
-    if arena is not None:
-        try:
-            group.send_arena(arena)
-        finally:
-            arena.close()
-    forget = batch.commit()
+    forget = group.send_blobs(batch)
     new_modules = {key: data for key, data in stream.modules.items() if key not in group.held_modules}
     group.held_modules = set(stream.modules)
     group.send(
