@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -26,22 +26,31 @@ class Tokens:
     """Hidden states [B, L, C]: `segments` one after the other along dim 1; in persist mode they come in split."""
 
     segments: Segments
+    dim: ClassVar[int] = 1
 
     def __init__(self, *segments: str):
         object.__setattr__(self, "segments", segments)
 
     def count(self, value: torch.Tensor) -> int:
-        return value.shape[1]
+        return value.shape[self.dim]
 
     def cut(self, value: torch.Tensor, call: Call) -> torch.Tensor:
         layout = call.layout
         expected = layout.split(self.segments).local[layout.rank] if call.sharded else layout.total(self.segments)
-        if value.shape[1] != expected:
+        found = value.shape[self.dim]
+        if found != expected:
             raise ShardingError(
-                f"{' + '.join(self.segments)} hold {value.shape[1]} tokens where {expected} are expected; a patch or"
+                f"{' + '.join(self.segments)} hold {found} tokens where {expected} are expected; a patch or"
                 " this version of ComfyUI changed them"
             )
-        return value if call.sharded else layout.take(value, self.segments, 1)
+        return value if call.sharded else layout.take(value, self.segments, self.dim)
+
+
+@dataclass(frozen=True, init=False)
+class Rows(Tokens):
+    """Hidden states [L, C] of a model that has no batch."""
+
+    dim: ClassVar[int] = 0
 
 
 @dataclass(frozen=True, init=False)

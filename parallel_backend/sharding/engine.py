@@ -281,6 +281,8 @@ class Call:
         """Whole [B, L, C] of `segments`, in the model's order, on every rank; on a grid as the model had it."""
         if segments in self.grids:
             return self._gather_grid(value, segments)
+        if value.ndim == 2:  # [L, C]
+            return self.gather(value[None], segments)[0]
         rank_major = gather_tokens(value, self.layout.split(segments), self.session.sp)
         if len(segments) == 1:
             return rank_major

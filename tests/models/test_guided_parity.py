@@ -2,19 +2,11 @@
 
 import pytest
 from models.cases import CASES
-from support.model_matrix import TOLERANCE, guided_cases
+from support.model_matrix import TOLERANCE, guided
 
-PLAIN = guided_cases(CASES)
-
-
-@pytest.mark.parametrize("name", PLAIN)
-@pytest.mark.parametrize("divided", ["cfg", "batch"])
-def test_divided_equals_whole(rank_sets, name, divided):
-    cfg, batch = (2, 1) if divided == "cfg" else (1, 2)
-    assert max(rank_sets[2].run(("guided", name, cfg, batch, 1))) <= TOLERANCE
+RUNS = [(case.name, *degrees) for case in CASES.values() for degrees in guided(case)]
 
 
-@pytest.mark.parametrize(("name", "divided"), [(name, index % 2) for index, name in enumerate(PLAIN)])
-def test_divided_and_sharded_equals_whole(rank_sets, name, divided):
-    cfg, batch = (2, 1) if divided else (1, 2)
-    assert max(rank_sets[4].run(("guided", name, cfg, batch, 2))) <= TOLERANCE
+@pytest.mark.parametrize(("name", "cfg", "batch", "ulysses"), RUNS)
+def test_divided_equals_whole(rank_sets, name, cfg, batch, ulysses):
+    assert max(rank_sets[cfg * batch * ulysses].run(("guided", name, cfg, batch, ulysses))) <= TOLERANCE

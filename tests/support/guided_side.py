@@ -1,4 +1,4 @@
-"""A case's model under ComfyUI's calc_cond_batch: two conditions, two rows, divided over groups of ranks."""
+"""A case's model under ComfyUI's calc_cond_batch, whose conditions and rows are divided over groups of ranks."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from typing import Any
 
 import torch
 
-ROWS = 2
-
 
 class GuidedCall:
     """One guided call on a case's model, which stands where ComfyUI has a BaseModel and its patcher.
 
-    The second condition is the first with its text turned round. Conditions never share a model call, as where memory
-    is short. `seen`: rows that the model evaluated.
+    Two rows, or one where the model takes no more. The second condition is the first with its text turned round.
+    Conditions never share a model call, as where memory is short. `seen`: rows that the model evaluated.
     """
 
     def __init__(self, diffusion_model: torch.nn.Module, case):
@@ -22,17 +20,18 @@ class GuidedCall:
         import comfy.utils
 
         args, kwargs = case.inputs()
-        (_, x), (_, timestep), *inputs = inspect.signature(diffusion_model.forward).bind(*args, **kwargs).arguments.items()
-        inputs = dict(inputs)
+        inputs = inspect.signature(diffusion_model.forward).bind(*args, **kwargs).arguments
+        x, timestep = (inputs.pop(name) for name in list(inputs)[:2])
         inputs |= inputs.pop("kwargs", {})
         self._options = inputs.pop("transformer_options", {})
         self._model = diffusion_model
         self._timesteps = len(timestep) if isinstance(timestep, tuple) else 0
         timestep = timestep[0] if self._timesteps else timestep
         self.nested = isinstance(x, list | tuple)
-        parts = [torch.cat((part, part.flip(-1))) for part in (x if self.nested else [x])]
+        rows = 2 if case.takes_batches else 1
+        parts = [torch.cat((part, part.flip(-1))[:rows]) for part in (x if self.nested else [x])]
         self.x, self._shapes = comfy.utils.pack_latents(parts) if self.nested else (parts[0], [])
-        self.timestep = timestep.repeat(ROWS, *[1] * (timestep.ndim - 1))
+        self.timestep = timestep.repeat(rows, *[1] * (timestep.ndim - 1))
         context = inputs.pop("context")
         shared = {name: _cond(comfy.conds, value) for name, value in inputs.items()}
         texts = (context, context.flip(1) / 2)

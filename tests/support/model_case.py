@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,14 +16,15 @@ class ModelCase:
     """`build(device, operations)` makes the model; `inputs()` the positional and keyword arguments of its forward.
 
     Both run in every rank and must give the same there: seeded, fp32. `name` is "architecture: special input".
-    `ulysses_only`: why ring cannot be tested. `modes`: the modes that are exact ("persist", "block"), or "auto".
+    `modes`: the modes that are exact ("persist", "block"), or "auto". `takes_batches`: False where ComfyUI's class
+    itself takes one row only.
     """
 
     name: str
     build: Callable[..., torch.nn.Module]
     inputs: Callable[[], tuple[tuple, dict[str, Any]]]
     modes: tuple[str, ...] = ("persist", "block")
-    options: dict[str, Any] = field(default_factory=dict)
+    takes_batches: bool = True
 
     def model(self) -> torch.nn.Module:
         import comfy.ops

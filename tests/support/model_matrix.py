@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
+
 from support.model_case import ModelCase
 
 TOLERANCE = 1e-5  # relative, fp32
@@ -16,9 +17,11 @@ SEQUENCE, RING, CONTROLNET, REFERENCE, CFG, BATCH = "Ulysses", "ring", "ControlN
 COLUMNS = (SEQUENCE, RING, CONTROLNET, REFERENCE, CFG, BATCH)
 
 
-def guided_cases(cases: Iterable[str]) -> list[str]:
-    """The cases that are also run divided by CFG and by batch: the plain ones."""
-    return [name for name in cases if name.endswith(": plain")]
+def guided(case: ModelCase) -> list[tuple[int, int, int]]:
+    """cfg, batch, ulysses: how a case is also run divided by conditions and by rows, if it is a plain one."""
+    if not case.name.endswith(": plain"):
+        return []
+    return [degrees for degrees in GUIDED if case.takes_batches or degrees[1] == 1]
 
 
 def commands(case: ModelCase) -> dict[str, tuple[int, tuple]]:
@@ -28,19 +31,16 @@ def commands(case: ModelCase) -> dict[str, tuple[int, tuple]]:
         for mode in case.modes:
             label = f"ulysses {ulysses} × ring {ring}, {mode}"
             found[label] = (ulysses * ring, ("parity", case.name, ulysses, ring, mode))
-    if guided_cases([case.name]):
-        for cfg, batch, ulysses in GUIDED:
-            label = f"cfg {cfg} × batch {batch} × ulysses {ulysses}"
-            found[label] = (cfg * batch * ulysses, ("guided", case.name, cfg, batch, ulysses))
+    for cfg, batch, ulysses in guided(case):
+        label = f"cfg {cfg} × batch {batch} × ulysses {ulysses}"
+        found[label] = (cfg * batch * ulysses, ("guided", case.name, cfg, batch, ulysses))
     return found
 
 
 def shown(case: ModelCase) -> set[str]:
     """The columns of the model table for which this case counts."""
     _, inputs = case.inputs()
-    columns = {SEQUENCE, RING}
-    if guided_cases([case.name]):
-        columns |= {CFG, BATCH}
+    columns = {SEQUENCE, RING} | {CFG if cfg > 1 else BATCH for cfg, _, _ in guided(case)}
     if inputs.get("control") is not None:
         columns.add(CONTROLNET)
     if any(name.startswith("ref") and value is not None for name, value in inputs.items()):

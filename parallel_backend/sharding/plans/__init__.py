@@ -21,6 +21,7 @@ from .ltxv import LTXAV, LTXV
 from .lumina import LUMINA
 from .lumina_pixel import Z_IMAGE_PIXEL_SPACE
 from .mage_flow import MAGE_FLOW
+from .minimax import MINIMAX_H3
 from .mochi import MOCHI
 from .omnigen2 import OMNIGEN2
 from .pixart import PIXART
@@ -54,6 +55,7 @@ PLANS: dict[str, Plan] = {
         LTXV,
         LUMINA,
         MAGE_FLOW,
+        MINIMAX_H3,
         MOCHI,
         OMNIGEN2,
         PID,

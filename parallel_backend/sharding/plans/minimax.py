@@ -1,0 +1,18 @@
+"""MiniMax H3: text, references, sound and video run through the blocks as one sequence of a batch of one."""
+
+from ..arguments import Positions, Ranges, Rows
+from ..plan import Blocks, Gather, Plan
+
+MINIMAX_H3 = Plan(
+    model="comfy.ldm.minimax.model.MiniMaxH3Model",
+    blocks=(
+        Blocks(
+            "blocks",
+            {"x": Rows("all"), "mod_segments": Ranges(("all",)), "rope_freqs": Positions(("all",), 1)},
+            attention=("all",),
+            returns=(("all",),),
+        ),
+    ),
+    gathers=(Gather("blocks.-1", ("all",)),),
+    heads="blocks.0.attn.heads",
+)
