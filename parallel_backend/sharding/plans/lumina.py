@@ -25,4 +25,5 @@ LUMINA = Plan(
         Gather("final_layer", ("all",), {"timestep_zero_index": Ranges(("all",))}),
     ),
     heads="n_heads",
+    between_patches=frozenset({"noise_refiner", "double_block"}),
 )
