@@ -41,9 +41,11 @@ def shown(case: ModelCase) -> set[str]:
     """The columns of the model table for which this case counts."""
     _, inputs = case.inputs()
     columns = {SEQUENCE, RING} | {CFG if cfg > 1 else BATCH for cfg, _, _ in guided(case)}
-    if inputs.get("control") is not None:
+    if "ControlNet" in case.name:
         columns.add(CONTROLNET)
-    if any(name.startswith("ref") and value is not None for name, value in inputs.items()):
+    given = {name for name, value in inputs.items() if value is not None}
+    given = given.union(*(value for value in inputs.values() if isinstance(value, dict)))
+    if any(name.startswith("ref") for name in given):
         columns.add(REFERENCE)
     return columns
 
