@@ -4,10 +4,25 @@ import pytest
 from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import rank_pids, weight_reads
-from support.tiny_models import SD3_CONTEXT, SD3_POOLED, WAN_CONTEXT
+from support.tiny_models import (
+    HUNYUAN_VIDEO_CONTEXT,
+    HUNYUAN_VIDEO_POOLED,
+    SD3_CONTEXT,
+    SD3_POOLED,
+    WAN_CONTEXT,
+)
 
 TOLERANCE = 1e-5
-WIDTHS = {"sd3": (SD3_CONTEXT, SD3_POOLED), "wan": (WAN_CONTEXT, 0)}  # of the text and of its pooled output
+WIDTHS = {  # of the text and of its pooled output
+    "sd3": (SD3_CONTEXT, SD3_POOLED),
+    "wan": (WAN_CONTEXT, 0),
+    "hunyuan_video": (HUNYUAN_VIDEO_CONTEXT, HUNYUAN_VIDEO_POOLED),
+}
+LATENTS = {
+    "sd3": "EmptySD3LatentImage",
+    "wan": "EmptyHunyuanLatentVideo",
+    "hunyuan_video": "EmptyHunyuanLatentVideo",
+}
 
 
 def loader(graph, name, config):
@@ -19,15 +34,15 @@ def loader(graph, name, config):
 
 def text(graph, family, seed, tokens):
     context, pooled = WIDTHS[family]
+    guidance = 3.5 if family == "hunyuan_video" else -1.0
     return graph.add(
-        "RandomConditioning", seed=seed, tokens=tokens, context_dim=context, pooled_dim=pooled, guidance=-1.0
+        "RandomConditioning", seed=seed, tokens=tokens, context_dim=context, pooled_dim=pooled, guidance=guidance
     )
 
 
 def empty_latent(graph, family, width, height, frames):
-    if family == "wan":
-        return graph.add("EmptyHunyuanLatentVideo", width=width, height=height, length=frames, batch_size=1)
-    return graph.add("EmptySD3LatentImage", width=width, height=height, batch_size=1)
+    length = {} if family == "sd3" else {"length": frames}
+    return graph.add(LATENTS[family], width=width, height=height, batch_size=1, **length)
 
 
 def sampled(client, family, name, parallel, lora=None, size=(128, 96), frames=5, **inputs):
@@ -51,6 +66,9 @@ def sampled(client, family, name, parallel, lora=None, size=(128, 96), frames=5,
         ("wan", {}, {}, {}),
         ("wan", {}, {}, {"cfg": 4.0, "sampler_name": "uni_pc"}),
         ("wan", {}, {"ulysses": 2}, {"cfg": 4.0, "size": (112, 80), "frames": 9}),
+        ("hunyuan_video", {}, {}, {}),
+        ("hunyuan_video", {}, {}, {"cfg": 4.0}),
+        ("hunyuan_video", {}, {"ulysses": 2}, {"cfg": 4.0, "size": (112, 80), "frames": 9}),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(f"{key} {item}" for key, item in value.items()),
 )

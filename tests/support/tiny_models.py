@@ -19,6 +19,8 @@ SD3_CONTEXT = 96
 SD3_POOLED = 64
 WAN_CONTEXT = 64
 WAN_HEADS = 4
+HUNYUAN_VIDEO_CONTEXT = 64
+HUNYUAN_VIDEO_POOLED = 768
 
 
 class ModelShelf:
@@ -67,6 +69,11 @@ class ModelShelf:
         """A LoRA on every matrix in the blocks of wan(dim, layers); it moves the result visibly."""
         name = f"tiny-wan-lora-{dim}-{layers}-{rank}-{seed}.safetensors"
         return self._file("loras", name, lambda: lora_weights(wan_weights(dim, layers, 0), "blocks.", rank, seed))
+
+    def hunyuan_video(self, hidden: int = 256, double: int = 1, single: int = 2, seed: int = 8) -> str:
+        """HunyuanVideo in small: hidden / 128 heads, context 64, pooled 768, latents of 16 channels. fp32."""
+        name = f"tiny-hunyuan-video-{hidden}-{double}-{single}-{seed}.safetensors"
+        return self._file("diffusion_models", name, lambda: hunyuan_video_weights(hidden, double, single, seed))
 
     def sparse_flux(self, hidden: int, double: int, single: int) -> str:
         """A Flux of any size in fp32 whose data are a hole in the file: zeros that take no room on the disk."""
@@ -305,6 +312,36 @@ def wan_weights(dim: int, layers: int, seed: int) -> dict[str, torch.Tensor]:
         text_dim=WAN_CONTEXT,
         num_heads=WAN_HEADS,
         num_layers=layers,
+        device="meta",
+        operations=comfy.ops.disable_weight_init,
+    )
+    return random_weights(model, seed)
+
+
+def hunyuan_video_weights(hidden: int, double: int, single: int, seed: int) -> dict[str, torch.Tensor]:
+    import comfy.ldm.hunyuan_video.model
+    import comfy.ops
+
+    model = comfy.ldm.hunyuan_video.model.HunyuanVideo(
+        in_channels=16,
+        patch_size=[1, 2, 2],
+        out_channels=16,
+        vec_in_dim=HUNYUAN_VIDEO_POOLED,
+        context_in_dim=HUNYUAN_VIDEO_CONTEXT,
+        hidden_size=hidden,
+        mlp_ratio=4.0,
+        num_heads=hidden // 128,
+        depth=double,
+        depth_single_blocks=single,
+        axes_dim=[16, 56, 56],
+        theta=256,
+        qkv_bias=True,
+        guidance_embed=True,
+        byt5=False,
+        meanflow=False,
+        use_cond_type_embedding=False,
+        vision_in_dim=None,
+        meanflow_sum=False,
         device="meta",
         operations=comfy.ops.disable_weight_init,
     )
