@@ -64,12 +64,13 @@ class ModelSide:
         model = case.model()
         call = GuidedCall(model, case)
         whole, evaluated = call.run([]), call.seen
-        mesh, notes = self._mesh(ulysses, 1, cfg, batch), []
+        mesh = self._mesh(ulysses, 1, cfg, batch)
+        session = Session(mesh.sp)
         if ulysses > 1:
-            ShardedModel(model, plan_for(model)).session = Session(mesh.sp)
-        dividers = [CfgParallel(mesh.cfg, notes.append)] if cfg > 1 else []
-        divided = call.run(dividers + ([BatchParallel(mesh.batch, notes.append)] if batch > 1 else []))
-        assert not notes, notes
+            ShardedModel(model, plan_for(model)).session = session
+        dividers = [CfgParallel(mesh.cfg, session.note)] if cfg > 1 else []
+        divided = call.run(dividers + ([BatchParallel(mesh.batch, session.note)] if batch > 1 else []))
+        assert not session.notes, session.notes
         assert call.seen * cfg * batch == evaluated, f"{call.seen} of {evaluated} rows evaluated here"
         return relative_error(divided, whole)
 
