@@ -23,7 +23,7 @@ FACTORINGS = [(2, 1), (3, 1), (4, 1), (1, 2), (1, 3), (1, 4), (2, 2)]
 LIMIT = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def rank_sets():
     sets = {size: RankSet(size, "attention_cases:RankSide") for size in (2, 3, 4)}
     yield sets
