@@ -15,6 +15,7 @@ from ..protocol import ArenaMessage, Cancel, Ready, Shutdown, decode, encode
 from ..transport.blobs import BlobBatch, BlobSender
 from ..transport.channel import ChannelClosed
 from .devices import DeviceSet
+from .events import GroupEnded, GroupStarted, emit
 from .launch import RankProcess, Timeouts, start_rank
 
 POLL_SECONDS = 0.05
@@ -51,6 +52,7 @@ class ProcessGroup:
             self.close()
             raise
         logging.info("xDiT: %s ready after %.1f s", devices, time.monotonic() - started)
+        emit(GroupStarted(devices, tuple(self.pids), time.monotonic() - started))
 
     @property
     def size(self) -> int:
@@ -161,6 +163,7 @@ class ProcessGroup:
         if self.closed:
             return
         self.closed = True
+        emit(GroupEnded(self.devices))
         for rank in self._ranks:
             try:
                 rank.channel.send(encode(Shutdown()))

@@ -13,6 +13,7 @@ from ..config import Degrees, ParallelConfig
 from ..protocol import Cancel, Discard, Failed, Finished, Go, Prepare, Prepared, Rejected
 from ..transport.pickling import CannotTravel, dumps
 from .describe import GraphDescribers
+from .events import StepsStarted, emit
 from .group import GroupError, ProcessGroup
 
 FAILURE_GRACE_SECONDS = 5.0
@@ -60,6 +61,7 @@ def prepare(group: ProcessGroup, kind: str, payload: Any, degrees: Degrees, conf
     _check(group, number, answers, graph.echo)
     group.resident = {key for key, _ in graph.echo}
     group.send(Go(number))
+    emit(StepsStarted())
     return Request(number, group.size)
 
 

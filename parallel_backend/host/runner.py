@@ -19,6 +19,7 @@ from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel
 from .choose import Workload, choose
 from .devices import resolve
+from .events import RunStarted, emit, observed, prompt_id
 from .group import ProcessGroup
 from .manager import manager
 from .remote_forward import sample_here
@@ -26,6 +27,7 @@ from .request import Request, collect, prepare
 from .room import make_room
 
 
+@observed
 def run(executor, arguments: dict[str, Any], callback: Callable | None, disable_pbar: bool) -> torch.Tensor:
     """`guider.outer_sample` in the ranks; what it returns, on ComfyUI's device.
 
@@ -39,6 +41,7 @@ def run(executor, arguments: dict[str, Any], callback: Callable | None, disable_
     logging.info("xDiT: %s on %s", choice, devices)
     group = manager.group(devices)
     make_room(guider, arguments["noise"].shape, devices, patcher.identity().key in group.resident)
+    emit(RunStarted(prompt_id(), devices, str(choice.degrees)))
     started = time.monotonic()
     try:
         request = prepare(group, "sample", _sample_request(guider, arguments, callback), choice.degrees, config)
