@@ -95,8 +95,9 @@ def serve(rank: int, size: int, store: str, out: str) -> None:
     sys.modules["xdit_comfyui"] = pack
     from xdit_comfyui.parallel_backend.rank.kernels import attention_kernel
     from xdit_comfyui.parallel_backend.sharding.collectives import new_sequence_groups
-    from xdit_comfyui.parallel_backend.sharding.engine import Session, ShardedModel
+    from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
     from xdit_comfyui.parallel_backend.sharding.plans import plan_for
+    from xdit_comfyui.parallel_backend.sharding.session import Session
 
     groups = new_sequence_groups([range(size)], size, 1)
     rows, model, built = [], None, None

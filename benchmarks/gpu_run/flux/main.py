@@ -8,36 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from comfy_host import Host
+from comfy_host.instance import InstanceError
+from support.comfy import import_comfy
+from support.comfy_client import PromptFailed, PromptRefused
+from support.images import write_random_image
+from support.parity import relative_error
 
-ROOT = Path(__file__).absolute().parents[2]
-sys.path[:0] = [str(ROOT / folder) for folder in ("benchmarks", "scripts", "tests")]
-sys.path.remove(str(Path(__file__).absolute().parent))
-from comfy_host import Host  # noqa: E402
-from comfy_host.instance import InstanceError  # noqa: E402
-from support.comfy import import_comfy  # noqa: E402
-from support.comfy_client import PromptFailed, PromptRefused  # noqa: E402
-from support.images import write_random_image  # noqa: E402
-from support.parity import relative_error  # noqa: E402
-
-from flux_run import machine  # noqa: E402
-from flux_run.cases import (  # noqa: E402
-    FULL_SCALE,
-    HINT,
-    TINY_SCALE,
-    VARIANTS,
-    Case,
-    Engine,
-    Scale,
-    engines,
-    error_cases,
-    speed_cases,
-)
-from flux_run.model_files import ModelFiles, make_model_files, working_directory  # noqa: E402
-from flux_run.results import Results  # noqa: E402
-from flux_run.server import Server  # noqa: E402
+from .. import machine
+from ..engines import Engine, engines
+from ..server import Measured, Server
+from ..weights import working_directory
+from .cases import FULL_SCALE, HINT, TINY_SCALE, VARIANTS, Case, Scale, error_cases, speed_cases, workflow
+from .model_files import ModelFiles, make_model_files
+from .results import Results
 
 ERROR_SEED = 7
-WARM_UP_STEPS = 2
+WARM_UP_STEPS = SKIPPED_STEPS = 2
 NEEDED_BYTES = {True: 1 << 30, False: 27 << 30}
 PROMPT_ERRORS = (PromptFailed, PromptRefused)
 SERVER_ERRORS = (InstanceError, TimeoutError, ConnectionError)
@@ -58,23 +45,22 @@ class Run:
         self.fp32: dict[str, torch.Tensor] = {}
         self.stock: dict[str, torch.Tensor] = {}
         self.seed = 1000
+        self.files: ModelFiles | None = None
 
     def all(self, work: Path) -> None:
         self.results.say(f"model files in {work}")
-        files = make_model_files(work / "models", self.scale.shape, "cuda" if self.gpus else "cpu")
-        if self.gpus:
-            torch.cuda.empty_cache()
+        self.files = make_model_files(work / "models", self.scale.shape, "cuda" if self.gpus else "cpu")
         (work / "input").mkdir(exist_ok=True)
         write_random_image(work / "input" / HINT, self.scale.error_size, self.scale.error_size)
-        self.results.say(f"{files.bytes / 1e9:.1f} GB written")
-        self.serve(work, files, "fp32", ["--force-fp32"], self.reference)
-        self.serve(work, files, "bf16", [], self.measure)
+        self.results.say(f"{self.files.bytes / 1e9:.1f} GB written")
+        self.serve(work, "fp32", ["--force-fp32"], self.reference)
+        self.serve(work, "bf16", [], self.measure)
 
-    def serve(self, work: Path, files: ModelFiles, name: str, flags: list[str], use) -> None:
+    def serve(self, work: Path, name: str, flags: list[str], use) -> None:
         """Run `use` with a server of its own. A server that cannot go on ends this part, not the run."""
         log = self.logs.with_name(f"{self.logs.name}-{name}")
         try:
-            with Server(self.host, work, [*self.flags, *flags], self.scale, files, log) as server:
+            with Server(self.host, work, [*self.flags, *flags], log) as server:
                 self.results.say(f"{name} server answers")
                 use(server)
         except SERVER_ERRORS as error:
@@ -84,7 +70,7 @@ class Run:
         """What stock ComfyUI samples in fp32; conditioning on the GPU must give what it gives on the CPU."""
         for variant in VARIANTS[:-1]:
             case = Case(Engine("stock fp32"), self.scale.error_size, self.scale.error_steps, variant)
-            latent = self.attempt(case, lambda case=case: server.latent(case, ERROR_SEED))
+            latent = self.attempt(case, lambda case=case: self.run(server, case, ERROR_SEED).latent)
             if latent is not None:
                 self.fp32[variant] = latent
                 self.results.say(f"{case}: norm {latent.norm():.3f}, standard deviation {latent.std():.3f}")
@@ -108,20 +94,23 @@ class Run:
             if (case.size, case.attention) not in warm:
                 warm.add((case.size, case.attention))
                 warming = replace(case, steps=WARM_UP_STEPS)
-                self.attempt(warming, lambda warming=warming: server.latent(warming, self.new_seed()))
-            speed = self.attempt(case, lambda case=case: server.speed(case, self.new_seed()))
+                self.attempt(warming, lambda warming=warming: self.run(server, warming, self.new_seed()))
+            speed = self.attempt(case, lambda case=case: self.run(server, case, self.new_seed()).speed)
             if speed is not None:
                 self.results.speed(case, repeat, speed)
 
     def errors(self, server: Server, engine: Engine) -> None:
         for case in error_cases(engine, self.scale):
-            latent = self.attempt(case, lambda case=case: server.latent(case, ERROR_SEED))
+            latent = self.attempt(case, lambda case=case: self.run(server, case, ERROR_SEED).latent)
             if latent is None:
                 continue
             if engine.devices is None:
                 self.stock[case.variant] = latent
             pairs = [(latent, kept.get(case.variant)) for kept in (self.fp32, self.stock)]
             self.results.error(case, *(None if other is None else relative_error(a, other) for a, other in pairs))
+
+    def run(self, server: Server, case: Case, seed: int) -> Measured:
+        return server.run(workflow(case, self.files, self.scale, seed), SKIPPED_STEPS)
 
     def attempt(self, case: Case, work):
         """What `work` gives; None when there is no time left for it or its prompt failed."""
@@ -141,7 +130,7 @@ class Run:
 
 def main() -> int:
     options = arguments()
-    results = Results(options.out, machine.about(options.tree))
+    results = Results(out=options.out, about=machine.about(options.tree, "benchmarks/flux_gpus.py"))
     results.write()
     import_comfy(options.tree)
     run = Run(options, results)
@@ -169,7 +158,3 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="keep model files here; without it a temporary directory is used")
     parser.add_argument("--server-flag", action="append", default=[], help="a further flag for ComfyUI")
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

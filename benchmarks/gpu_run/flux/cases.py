@@ -1,9 +1,11 @@
-"""What is measured: who samples, what, how; and the workflow of each case."""
+"""What is measured: what is sampled and how; and the workflow of each case. Flux is divided by Ulysses alone."""
 
 from dataclasses import dataclass
 
-from support.prompts import Graph, Node
+from support.prompts import Graph
 
+from ..engines import Engine
+from ..server import Workflow
 from .model_files import FLUX_DEV, TINY, FluxShape, ModelFiles
 
 VARIANTS = ("plain", "lora", "controlnet", "gpu conditioning")
@@ -11,15 +13,6 @@ HINT = "hint.png"
 CONDITIONING_SEED, GUIDANCE = 1, 3.5
 # The LoRA file has no alpha: at this strength it changes each weight by a quarter of its size.
 LORA_STRENGTH, CONTROLNET_STRENGTH = 0.25, 0.7
-
-
-@dataclass(frozen=True)
-class Engine:
-    """Stock ComfyUI (`devices` None), or the pack with `ranks` ranks on `devices`, Ulysses over all of them."""
-
-    name: str
-    devices: str | None = None
-    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -56,14 +49,6 @@ FULL_SCALE = Scale(FLUX_DEV, 512, (1024, 2048), steps=28, short_steps=8, error_s
 TINY_SCALE = Scale(TINY, 16, (128, 192), steps=6, short_steps=4, error_size=128, error_steps=4)
 
 
-def engines(gpus: int) -> list[Engine]:
-    """Stock, then the pack on one and two GPUs as far as they are there; on CPU ranks without a GPU."""
-    if not gpus:
-        return [Engine("stock"), Engine("xDiT 1 CPU rank", "cpu:1", 1), Engine("xDiT 2 CPU ranks", "cpu:2", 2)]
-    found = [Engine("stock"), Engine("xDiT 1 GPU", "0", 1), Engine("xDiT 2 GPUs", "0,1", 2)]
-    return found[: gpus + 1]
-
-
 def speed_cases(engine: Engine, scale: Scale) -> list[Case]:
     """Whole prompts with the default kernel, shorter ones with the others, and one with live previews."""
     cases = [Case(engine, size, scale.steps) for size in scale.sizes]
@@ -85,8 +70,7 @@ def error_cases(engine: Engine, scale: Scale) -> list[Case]:
     return cases
 
 
-def workflow(case: Case, files: ModelFiles, scale: Scale, seed: int) -> tuple[dict, Node, Node]:
-    """The prompt, its sampler node and its SaveLatent node."""
+def workflow(case: Case, files: ModelFiles, scale: Scale, seed: int) -> Workflow:
     graph = Graph()
     if case.engine.devices is None:
         model = graph.add("UNETLoader", unet_name=files.unet, weight_dtype="default")
@@ -118,4 +102,5 @@ def workflow(case: Case, files: ModelFiles, scale: Scale, seed: int) -> tuple[di
     latent = graph.add("EmptySD3LatentImage", width=case.size, height=case.size, batch_size=1)
     node = "XDiTSampler" if case.engine.devices else "KSampler"
     sampled = graph.sample(node, model, conditioning, latent, steps=case.steps, seed=seed)
-    return graph.prompt, sampled, graph.save(sampled, "benchmark/latent")
+    saved = graph.save(sampled, "benchmark/latent")
+    return Workflow(graph.prompt, sampled.id, saved.id, case.steps, case.preview)

@@ -11,11 +11,11 @@ from pathlib import Path
 PACKAGES = ("torch", "xfuser", "diffusers", "comfy-aimdo", "comfy-kitchen", "safetensors", "numpy", "nvidia-cudnn-cu13")
 
 
-def about(tree: Path) -> dict:
-    """Plain data for the results file."""
+def about(tree: Path, script: str) -> dict:
+    """Plain data for the results file; `script` is what the person started, with this process's arguments."""
     version = next(line for line in (tree / "comfyui_version.py").read_text().splitlines() if "__version__" in line)
     return {
-        "command": " ".join(["python3", "benchmarks/flux_gpus.py", *sys.argv[3:]]),
+        "command": " ".join(["python3", script, *sys.argv[3:]]),
         "gpus": nvidia_smi("--query-gpu=name,memory.total,driver_version", "--format=csv,noheader").splitlines(),
         "link": nvidia_smi("topo", "-m"),
         "cores": os.cpu_count(),

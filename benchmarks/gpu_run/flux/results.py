@@ -1,33 +1,23 @@
-"""What was measured, kept as it comes: a file that is complete after every case, and a table for people."""
+"""What was measured, and a table for people."""
 
-import json
 import statistics
-import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
+from ..report import Report
+from ..server import Speed
 from .cases import Case
-from .server import Speed
 
 LINE = "{:<18} {:>6} {:>5}  {:<12} {:>10} {:>12} {:>12} {:>8}"
 ERROR_LINE = "{:<18} {:<17} {:<9} {:>14} {:>14}"
 
 
-@dataclass
-class Results:
-    """`about`: command, versions, machine. Speeds and errors are lists of plain dicts, in the order they were taken."""
+@dataclass(kw_only=True)
+class Results(Report):
+    """Speeds and errors are lists of plain dicts, in the order they were taken."""
 
-    out: Path
-    about: dict
     speeds: list[dict] = field(default_factory=list)
     errors: list[dict] = field(default_factory=list)
-    failures: list[dict] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
     gpu_memory: list[dict] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
-
-    def say(self, line: str) -> None:
-        print(f"[{time.monotonic() - self.began:6.1f} s] {line}", flush=True)
 
     def speed(self, case: Case, repeat: int, speed: Speed) -> None:
         self.speeds.append(
@@ -43,26 +33,9 @@ class Results:
         self.say(f"{case}: error {_number(against_fp32)} against fp32, {_number(against_stock)} against stock")
         self.write()
 
-    def failure(self, what: object, error: Exception) -> None:
-        text = f"{type(error).__name__}: {error}"
-        self.failures.append({"what": str(what), "error": text})
-        self.say(f"FAILED {what}: {text}")
-        self.write()
-
-    def skip(self, what: object) -> None:
-        self.skipped.append(str(what))
-        self.say(f"skipped, no time left: {what}")
-
-    def write(self) -> None:
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        content = {name: value for name, value in asdict(self).items() if name not in ("out", "began")}
-        partial = self.out.with_suffix(".partial")
-        partial.write_text(json.dumps({**content, "took_seconds": time.monotonic() - self.began}, indent=1) + "\n")
-        partial.replace(self.out)
-
     def table(self) -> str:
         lines = [
-            f"{', '.join(self.about['gpus']) or 'no GPU'}; {self.about['versions']}",
+            self.machine(),
             "",
             "Speed (medians of all repeats; around = seconds - steps × ms per step)",
             LINE.format("", "size", "steps", "attention", "preview", "ms per step", "seconds", "around"),
@@ -81,9 +54,7 @@ class Results:
         for row in self.errors:
             numbers = _number(row["against_fp32"]), _number(row["against_stock"])
             lines.append(ERROR_LINE.format(row["engine"], row["variant"], row["attention"], *numbers))
-        lines += [f"FAILED {row['what']}: {row['error'].splitlines()[0]}" for row in self.failures]
-        lines += [f"skipped: {what}" for what in self.skipped]
-        return "\n".join(lines)
+        return "\n".join(lines + self.ending())
 
     def _grouped(self) -> dict[tuple, list[dict]]:
         groups: dict[tuple, list[dict]] = {}

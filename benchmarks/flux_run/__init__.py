@@ -1,1 +1,0 @@
-"""The parts of flux_gpus.py: model files, prompts, one server at a time, the report."""
