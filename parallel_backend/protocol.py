@@ -1,8 +1,8 @@
 """The messages between the host and the ranks, and nothing else.
 
 Host → every rank, the same bytes: `ArenaMessage` (+ descriptor), `Prepare`, `Go`, `Cancel`, `Discard`, `Forward`,
-`Shutdown`.
-Rank → host: `Ready`, `Prepared`, `Rejected`, `Step`, `Finished`, `Failed`.
+`Probe`, `Shutdown`.
+Rank → host: `Ready`, `Prepared`, `Rejected`, `Step`, `Finished`, `Failed`, `Probed`.
 
 One request: the host sends `Prepare`; every rank unpickles it, makes the model resident and answers `Prepared` (or
 `Rejected`: the request was bad, the group is healthy). Only when all ranks echoed the same identity does the host send
@@ -89,6 +89,13 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """Measure the links between the ranks and try the attention kernels. Each rank answers `Probed` or `Failed`."""
+
+    request: int
+
+
+@dataclass(frozen=True)
 class Shutdown:
     pass
 
@@ -152,6 +159,36 @@ class Failed:
     rank: int
     reason: str
     traceback: str
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """An all-to-all among `ranks`: bytes per second that this rank sent (it received as many), seconds of a small one,
+    and whether every byte arrived as it was sent.
+    """
+
+    ranks: tuple[int, ...]
+    bandwidth: float
+    latency: float
+    intact: bool
+
+
+@dataclass(frozen=True)
+class KernelTrial:
+    """An attention kernel on this rank's device; `fault` says why it cannot be used, None when it can."""
+
+    name: str
+    fault: str | None
+
+
+@dataclass(frozen=True)
+class Probed:
+    """`exchanges`: those that this rank took part in, pairs first, then all ranks where there are more than two."""
+
+    request: int
+    rank: int
+    exchanges: tuple[Exchanged, ...]
+    kernels: tuple[KernelTrial, ...]
 
 
 @dataclass

@@ -22,6 +22,7 @@ from ..protocol import (
     Go,
     Prepare,
     Prepared,
+    Probe,
     Ready,
     Rejected,
     SampleRequest,
@@ -34,6 +35,7 @@ from . import prompt_server
 from .forward import ForwardServer
 from .link import HostLink
 from .mesh import Meshes
+from .probe import probe
 from .reader import RequestReader
 from .sampling import sample
 from .steps import StepSender
@@ -87,6 +89,8 @@ class Rank:
                 self._go(*self._prepared)
             case Forward():
                 self._forward_call(message)
+            case Probe():
+                self._probe(message)
             case Discard():
                 self._end(message.request)
 
@@ -155,6 +159,12 @@ class Rank:
         else:
             result = pack(output) if self._rank == 0 else None
             self._link.send(Finished(message.request, self._rank, result=result, notes=notes))
+
+    def _probe(self, message: Probe) -> None:
+        try:
+            self._link.send(probe(message.request, self._rank, self._device))
+        except Exception as error:
+            self._fail(message.request, error)
 
     def _fail(self, request: int, error: Exception) -> None:
         logging.exception("request %s", request)

@@ -1,0 +1,135 @@
+"""How fast the devices are linked, as the doctor measured it; kept for `auto`, which has no time to measure.
+
+One JSON file in the user's cache directory. A measurement counts for the same devices, driver and torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import nvidia_smi
+from .devices import DeviceSet
+
+FORMAT = 1
+KEPT = 32  # measurements of other devices, drivers and versions of torch; the oldest go first
+FAST_LINK = 60e9  # bytes per second and direction, all devices exchanging at once
+
+
+@dataclass(frozen=True)
+class Link:
+    """`bandwidth`: bytes per second that one device sends while it receives as many; `latency`: seconds."""
+
+    bandwidth: float
+    latency: float
+
+
+@dataclass(frozen=True)
+class Links:
+    """`pairs`: by the two device indices, smaller first; `together`: all devices at once, None when not measured."""
+
+    pairs: dict[tuple[int, int], Link]
+    together: Link | None
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second and direction that an all-to-all can count on."""
+        return self.together.bandwidth if self.together else min(link.bandwidth for link in self.pairs.values())
+
+    @property
+    def fast(self) -> bool:
+        return self.bandwidth >= FAST_LINK
+
+
+def measured_links(devices: DeviceSet) -> Links | None:
+    """What was measured last over `devices`, or over more devices that include them; None when never."""
+    mine = _machine(devices.kind)
+    wanted = _identities(devices)
+    for entry in reversed(_read()):
+        if entry["machine"] != mine:
+            continue
+        if len(wanted) < 2 or any(identity not in entry["devices"] for identity in wanted):
+            continue
+        place = {
+            entry["devices"].index(identity): index for identity, index in zip(wanted, devices.indices, strict=True)
+        }
+        pairs = {
+            tuple(sorted((place[a], place[b]))): Link(*link)
+            for a, b, *link in entry["pairs"]
+            if a in place and b in place
+        }
+        if len(entry["devices"]) == len(wanted):
+            together = Link(*entry["together"])
+        else:
+            together = next(iter(pairs.values())) if len(wanted) == 2 else None
+        return Links(pairs, together)
+    return None
+
+
+def keep_links(devices: DeviceSet, links: Links) -> Path:
+    """Write a measurement over all of `devices`; returns the file. Raises OSError when it cannot be written."""
+    place = {index: position for position, index in enumerate(devices.indices)}
+    entry = {
+        "machine": _machine(devices.kind),
+        "devices": _identities(devices),
+        "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "pairs": [
+            [*sorted((place[a], place[b])), link.bandwidth, link.latency] for (a, b), link in links.pairs.items()
+        ],
+        "together": [links.together.bandwidth, links.together.latency],
+    }
+    others = [old for old in _read() if (old["machine"], old["devices"]) != (entry["machine"], entry["devices"])]
+    path = links_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix="links.", delete=False) as file:
+        json.dump({"format": FORMAT, "measurements": [*others, entry][-KEPT:]}, file, indent=1)
+    os.replace(file.name, path)
+    return path
+
+
+def links_file() -> Path:
+    """links.json in XDIT_CACHE, else in xdit-comfyui of the user's cache directory."""
+    if named := os.environ.get("XDIT_CACHE"):
+        return Path(named).expanduser() / "links.json"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "xdit-comfyui" / "links.json"
+
+
+def _read() -> list[dict[str, Any]]:
+    try:
+        content = json.loads(links_file().read_text())
+    except (OSError, ValueError):
+        return []  # never measured, not readable, or damaged: as good as unmeasured, and written anew next time
+    return content["measurements"] if content.get("format") == FORMAT else []
+
+
+def _identities(devices: DeviceSet) -> list[str]:
+    if devices.kind == "cpu":
+        return [f"{platform.node()} cpu {index} of {devices.size}" for index in devices.indices]
+    return [_gpu_identity(index) for index in devices.indices]
+
+
+def _gpu_identity(index: int) -> str:
+    properties = torch.cuda.get_device_properties(index)
+    return f"{properties.name} {properties.uuid}"
+
+
+def _machine(kind: str) -> dict[str, str]:
+    return {"kind": kind, "torch": torch.__version__, "driver": _driver() if kind == "cuda" else ""}
+
+
+@functools.cache
+def _driver() -> str:
+    try:
+        rows = nvidia_smi.gpus()
+    except nvidia_smi.NvidiaSmiError:
+        rows = []
+    return rows[0].driver if rows else "unknown"
