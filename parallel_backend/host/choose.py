@@ -13,13 +13,17 @@ SMALL_LATENT = 128 * 128  # positions of a latent up to which whole images are d
 
 @dataclass(frozen=True)
 class Workload:
-    """What a choice depends on. `conditions`: how many each guided call evaluates; `heads`: None without a plan."""
+    """What a choice depends on. `conditions`: how many each guided call evaluates; `heads`: None without a plan.
+
+    `together`: the patch for which all conditions must be rows of one model call, or None.
+    """
 
     architecture: str
     plan: Plan | None
     heads: int | None
     conditions: int
     latent_shape: tuple[int, ...]
+    together: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def choose(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
 def _auto(ranks: int, work: Workload) -> Choice:
     if ranks == 1:
         return Choice(Degrees(), "one device")
-    cfg = 2 if work.conditions >= 2 and ranks % 2 == 0 else 1
+    cfg = 2 if work.conditions >= 2 and ranks % 2 == 0 and work.together is None else 1
     rest, images = ranks // cfg, work.latent_shape[0]
     facts = f"{work.architecture}, {_count(work.conditions, 'condition')}, latent {_size(work.latent_shape)}"
     if work.plan is None:
@@ -77,6 +81,11 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
         raise ConfigError(
             f"batch degree {degrees.batch}, but the latent holds {_count(work.latent_shape[0], 'image')}; set batch to"
             f" {work.latent_shape[0]} at most, or use ulysses"
+        )
+    if degrees.cfg > 1 and work.together is not None:
+        raise ConfigError(
+            f"cfg degree {degrees.cfg}, but the patch {work.together!r} on this MODEL weighs conditions against each"
+            " other, so they must run in one model call; set cfg to 1, or use ulysses"
         )
     if degrees.cfg > max(1, work.conditions):
         raise ConfigError(

@@ -13,6 +13,7 @@ import tqdm
 
 from ..config import ParallelConfig
 from ..protocol import Finished, SampleRequest, Step
+from ..sharding.guided_call import patch_between_conditions
 from ..sharding.plan import heads_of
 from ..sharding.plans import plan_for
 from ..transport.packing import unpack
@@ -56,7 +57,8 @@ def workload(guider: Any, noise: torch.Tensor) -> Workload:
     model = guider.model_patcher.model.diffusion_model
     plan = plan_for(model)
     heads = heads_of(plan, model) if plan is not None else None
-    return Workload(type(model).__qualname__, plan, heads, count_conditions(guider), tuple(noise.shape))
+    together = patch_between_conditions(guider.model_options)
+    return Workload(type(model).__qualname__, plan, heads, count_conditions(guider), tuple(noise.shape), together)
 
 
 def count_conditions(guider: Any) -> int:

@@ -15,8 +15,9 @@ from ..outer_sample import call_outer_sample
 from ..protocol import SampleRequest
 from ..sharding.batch import BatchParallel
 from ..sharding.cfg import CfgParallel
-from ..sharding.engine import Session, ShardedModel
+from ..sharding.engine import ShardedModel
 from ..sharding.guided_call import OURS
+from ..sharding.session import Session
 from .agreement import Agreement
 from .kernels import attention_kernel
 from .mesh import Mesh, Meshes

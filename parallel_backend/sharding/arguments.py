@@ -18,7 +18,7 @@ from .errors import ShardingError
 from .layout import Segments
 
 if TYPE_CHECKING:
-    from .engine import Call
+    from .call import Call
 
 
 @dataclass(frozen=True, init=False)

@@ -13,7 +13,8 @@ from .layout import Segments
 from .usp import sequence_parallel_attention
 
 if TYPE_CHECKING:
-    from .engine import Call, ShardedModel
+    from .call import Call
+    from .engine import ShardedModel
 
 
 class ShardedAttention:

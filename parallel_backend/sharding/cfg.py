@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from .guided_call import CannotSplit, refuse_foreign_wrappers
+from .guided_call import CannotSplit, refuse_foreign_wrappers, refuse_patches_between_conditions
 from .peers import Peers
 
 
@@ -29,6 +29,7 @@ class CfgParallel:
             return executor(model, conds, x_in, timestep, model_options)
         try:
             refuse_foreign_wrappers(model_options)
+            refuse_patches_between_conditions(model_options)
         except CannotSplit as reason:
             self._note(f"{reason}: every cfg group evaluates all conditions")
             return executor(model, conds, x_in, timestep, model_options)

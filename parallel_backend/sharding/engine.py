@@ -9,42 +9,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
-from .arguments import Grid, Tokens, Used
 from .attention import ShardedAttention, route_global
-from .collectives import SequenceGroups
+from .call import Call
 from .errors import ShardingError
-from .gather import gather_keys, gather_tokens
-from .layout import Layout, Segments
+from .inner_patches import wrap_inner
 from .modules import argument_names, bind, blocks_at, check_arguments, module_at
 from .patches import Mode, mode_for
 from .plan import Blocks, Gather, Plan, Undivided
 from .residuals import shard_residuals
+from .session import Session
 
 OVERRIDE = "optimized_attention_override"
-
-
-@dataclass
-class Session:
-    """Sequence parallelism of one request: set as `ShardedModel.session` while it samples.
-
-    `sp`: the process groups; `usp`: xfuser's USP for them, or None. `notes`: lines for the person, each once.
-    `mode`: forces persist or block mode; None chooses for each model call.
-    """
-
-    sp: SequenceGroups
-    usp: Any = None
-    mode: Mode | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def note(self, line: str) -> None:
-        if line not in self.notes:
-            self.notes.append(line)
-            logging.info("xDiT: %s", line)
 
 
 class ShardedModel:
@@ -137,6 +115,8 @@ class ShardedModel:
         logging.debug("xDiT: %s in %s mode", self.plan.model, self.call.mode.value)
         options = dict(options)
         options[OVERRIDE] = ShardedAttention(self.call, options.get(OVERRIDE))
+        if "patches" in options:
+            options["patches"] = wrap_inner(options["patches"], self.plan.inner_patches, self.call)
         kwargs = {**kwargs, "transformer_options": options}
         if kwargs.get("control") is not None:
             kwargs["control"] = shard_residuals(kwargs["control"], self.plan.residuals, self.call)
@@ -151,6 +131,8 @@ class ShardedModel:
             )
 
     def _enter_block(self, blocks: Blocks, names: tuple[str, ...]) -> Callable:
+        shown = {name for patch in self.plan.inner_patches.values() for name in patch.whole.values()}
+
         def hook(block, args, kwargs):
             call = self.call
             if call is None:
@@ -159,6 +141,7 @@ class ShardedModel:
             if "**" in names:
                 check_arguments(self.plan.model, blocks.path, blocks.arguments, tuple(bound))
             call.enter(self.plan, blocks, bound)
+            call.whole_arguments = {name: bound.get(name) for name in shown}
             for name, argument in blocks.arguments.items():
                 if bound.get(name) is not None:
                     bound[name] = argument.cut(bound[name], call)
@@ -217,96 +200,3 @@ class ShardedModel:
             return (whole, *others) if isinstance(output, tuple) else whole
 
         return hook
-
-
-class Call:
-    """One model call: how its tokens are laid out, and whether they are split right now.
-
-    `inside`: the Blocks whose block runs now; `suspended`: a submodule with local attention runs inside it;
-    `whole_queries`: one whose keys alone are split.
-    """
-
-    def __init__(self, session: Session, mode: Mode):
-        self.session = session
-        self.mode = mode
-        self.layout: Layout | None = None
-        self.sharded = False
-        self.inside: Blocks | None = None
-        self.suspended = False
-        self.whole_queries = False
-        self.attention_calls = 0
-        self.grids: dict[Segments, tuple[int, tuple[int, ...]]] = {}
-        self._remembered: dict[tuple, tuple[Any, torch.Tensor]] = {}
-
-    @property
-    def attention_segments(self) -> Segments | None:
-        """The segments of q, k and v where attention is exchanged now, None where it is local."""
-        if self.inside is None or self.suspended:
-            return None
-        per_call = (self.inside.attention, *self.inside.then)
-        return per_call[min(self.attention_calls, len(per_call) - 1)]
-
-    def enter(self, plan: Plan, blocks: Blocks, bound: dict[str, Any]) -> None:
-        """The first block after tokens were whole tells the lengths of the segments."""
-        if self.sharded:
-            return
-        lengths, known = {}, dict(self.layout.lengths) if self.layout is not None else {}
-        for name, argument in blocks.arguments.items():
-            if isinstance(argument, Used):
-                known |= argument.told(bound[name], bound)
-        for name, argument in blocks.arguments.items():
-            if isinstance(argument, Tokens | Grid) and bound.get(name) is not None:
-                for segment in argument.segments[1:]:
-                    if segment not in known:
-                        raise ShardingError(
-                            f"{plan.model}: the first blocks that ran are {blocks.path}, whose {name} holds"
-                            f" {argument.segments} in one; their lengths are not known there"
-                        )
-                    lengths[segment] = known[segment]
-                rest = sum(known[segment] for segment in argument.segments[1:])
-                lengths[argument.segments[0]] = argument.count(bound[name]) - rest
-        layout = Layout(tuple((lengths or known).items()), self.session.sp.size, self.session.sp.rank)
-        if layout != self.layout:
-            self.layout = layout
-            self._remembered.clear()
-
-    def remember(self, kind: Any, value: torch.Tensor, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """`make()` once for this tensor object under this layout."""
-        key = (kind, id(value))
-        if key not in self._remembered:
-            self._remembered[key] = (value, make())
-        return self._remembered[key][1]
-
-    def gather(self, value: torch.Tensor, segments: Segments) -> torch.Tensor:
-        """Whole [B, L, C] of `segments`, in the model's order, on every rank; on a grid as the model had it."""
-        if segments in self.grids:
-            return self._gather_grid(value, segments)
-        if value.ndim == 2:  # [L, C]
-            return self.gather(value[None], segments)[0]
-        rank_major = gather_tokens(value, self.layout.split(segments), self.session.sp)
-        if len(segments) == 1:
-            return rank_major
-        order = self.layout.rank_major(segments, value.device)
-        return torch.empty_like(rank_major).index_copy_(1, order, rank_major)
-
-    def _gather_grid(self, value: torch.Tensor, segments: Segments) -> torch.Tensor:
-        dim, shape = self.grids[segments]
-        tokens = value.flatten(dim, dim + 2).transpose(1, dim)  # [B, l, C]
-        whole = gather_tokens(tokens, self.layout.split(segments), self.session.sp)
-        return whole.transpose(1, dim).unflatten(dim, shape)
-
-    def mask(self, mask: torch.Tensor, segments: Segments) -> torch.Tensor:
-        """An attention mask over whole sequences, rows and columns in the order in which the ranks hold them."""
-        if self.inside.mask == "local":
-            return gather_keys(mask, self.layout.split(segments), self.session.sp)
-        return self.remember(segments, mask, lambda: self._rank_major(mask, segments))
-
-    def _rank_major(self, mask: torch.Tensor, segments: Segments) -> torch.Tensor:
-        total = self.layout.total(segments)
-        order = self.layout.rank_major(segments, mask.device)
-        for dim in (-2, -1):
-            if mask.shape[dim] == total:
-                mask = mask.index_select(dim, order)
-            elif mask.shape[dim] != 1:
-                raise ShardingError(f"an attention mask of shape {tuple(mask.shape)} does not cover {total} tokens")
-        return mask

@@ -9,6 +9,8 @@ from comfy.patcher_extension import WrappersMP
 OURS = "xdit"
 # Wrappers that see one group's share only and may decide by it (step caches compare what they see).
 SEES_THE_SHARE = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+# Patches that weigh one condition's attention against another's (NAG): both must be rows of one model call.
+BETWEEN_CONDITIONS = ("attn1_output_patch", "attn2_output_patch")
 
 
 class CannotSplit(Exception):
@@ -22,6 +24,19 @@ def refuse_foreign_wrappers(model_options: dict[str, Any]) -> None:
         for key, found in wrappers.get(kind, {}).items():
             if found and key != OURS:
                 raise CannotSplit(f"{getattr(found[0], '__name__', key)} works on whole model calls")
+
+
+def patch_between_conditions(model_options: dict[str, Any]) -> str | None:
+    """The name of a patch that needs all conditions in one model call, or None."""
+    patches = model_options.get("transformer_options", {}).get("patches", {})
+    return next((name for name in BETWEEN_CONDITIONS if patches.get(name)), None)
+
+
+def refuse_patches_between_conditions(model_options: dict[str, Any]) -> None:
+    """Raises CannotSplit when there is one."""
+    name = patch_between_conditions(model_options)
+    if name is not None:
+        raise CannotSplit(f"the patch {name!r} may weigh conditions against each other")
 
 
 def refuse_patches(model_options: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from .plan import Plan
 
 BLOCK_REPLACEMENTS = frozenset({"dit"})
+# Patches of ComfyUI that hand attention more keys than they got, by class: Flux KV Cache.
+CHANGE_TOKENS = frozenset({"KV_Attn_Input"})
 
 
 class Mode(Enum):
@@ -27,6 +29,11 @@ def mode_for(plan: Plan, options: dict[str, Any], inputs: dict[str, Any]) -> tup
     mode = Mode.BLOCK if whole_between else Mode.PERSIST
     for name, found in options.get("patches", {}).items():
         if not found or name in plan.whole_patches:
+            continue
+        changing = [patch for patch in found if type(patch).__name__ in CHANGE_TOKENS]
+        if changing:
+            return Mode.WHOLE, f"{type(changing[0]).__name__} changes the number of tokens inside the blocks"
+        if name in plan.inner_patches:
             continue
         if name not in plan.between_patches:
             return Mode.WHOLE, f"the patch {name!r} works on whole tokens inside the blocks"

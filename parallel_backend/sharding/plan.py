@@ -79,6 +79,22 @@ class Undivided:
     segments: Segments
 
 
+GRID = "grid"
+
+
+@dataclass(frozen=True)
+class InnerPatch:
+    """What the model calls a patch inside its blocks with: tensors first, or one dict.
+
+    tokens: tensor, in the order of the call → the dim of its tokens, GRID where time, height and width are dims of
+    their own, None where it holds none of the blocks' tokens (a context).
+    whole: other arguments → the block's argument of which each is this rank's share.
+    """
+
+    tokens: Mapping[str, int | str | None]
+    whole: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Plan:
     """How one architecture is sharded along its tokens.
@@ -88,6 +104,7 @@ class Plan:
     residuals: ControlNet output list → the segment whose first rows it is added to.
     whole_patches: names under transformer_options["patches"] that run where tokens are whole even in persist mode.
     between_patches: names that run between blocks; they get whole tokens in block mode.
+    inner_patches: names that run inside the blocks, each called with whole tokens.
     attention_globals: "module:name" of attention functions that the model calls without transformer_options.
     undivided: modules that every rank runs on all tokens.
     persist: False where code between blocks needs whole tokens: always block mode.
@@ -101,6 +118,7 @@ class Plan:
     residuals: Mapping[str, str] = field(default_factory=dict)
     whole_patches: frozenset[str] = frozenset({"post_input"})
     between_patches: frozenset[str] = frozenset({"double_block", "single_block"})
+    inner_patches: Mapping[str, InnerPatch] = field(default_factory=dict)
     attention_globals: tuple[str, ...] = ()
     undivided: tuple[Undivided, ...] = ()
     persist: bool = True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from .engine import Call
+    from .call import Call
 
 
 class ShardedResiduals(list):

@@ -11,10 +11,11 @@ from support.model_matrix import architecture_of
 from support.model_side import run
 from xdit_comfyui.parallel_backend.sharding import modules
 from xdit_comfyui.parallel_backend.sharding.collectives import SequenceGroups
-from xdit_comfyui.parallel_backend.sharding.engine import Session, ShardedModel
+from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
 from xdit_comfyui.parallel_backend.sharding.errors import ShardingError
 from xdit_comfyui.parallel_backend.sharding.plans import PLANS
 from xdit_comfyui.parallel_backend.sharding.plans.unsharded import UNSHARDED
+from xdit_comfyui.parallel_backend.sharding.session import Session
 
 SUPPORTED = architectures()
 ONE_RANK = SequenceGroups(None, 0, 1, None, 0, 1, (0,), None)

@@ -33,9 +33,10 @@ class ModelSide:
     def _parity(self, case, ulysses: int, ring: int, mode: str, exchange: bool = True) -> float:
         """‖sharded - whole‖ / ‖whole‖ of the case's output. Without `exchange` attention stays local (a control)."""
         from xdit_comfyui.parallel_backend.sharding import attention
-        from xdit_comfyui.parallel_backend.sharding.engine import Session, ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
         from xdit_comfyui.parallel_backend.sharding.patches import Mode
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
+        from xdit_comfyui.parallel_backend.sharding.session import Session
 
         model = case.model()
         whole = self._whole_output(case, model)
@@ -58,8 +59,9 @@ class ModelSide:
         """The same error for two conditions × two rows, each group of ranks evaluating only its own."""
         from xdit_comfyui.parallel_backend.sharding.batch import BatchParallel
         from xdit_comfyui.parallel_backend.sharding.cfg import CfgParallel
-        from xdit_comfyui.parallel_backend.sharding.engine import Session, ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
+        from xdit_comfyui.parallel_backend.sharding.session import Session
 
         model = case.model()
         call = GuidedCall(model, case)

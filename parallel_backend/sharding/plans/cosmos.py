@@ -1,7 +1,7 @@
 """Cosmos 1 and Cosmos Predict2, whose blocks take time, height and width as dims of their own."""
 
 from ..arguments import Grid, PerFrame, Positions, WholeGrid
-from ..plan import Blocks, Gather, Plan
+from ..plan import GRID, Blocks, Gather, InnerPatch, Plan
 
 # between its blocks the model adds position embeddings of the whole grid
 COSMOS = Plan(
@@ -37,4 +37,9 @@ COSMOS_PREDICT2 = Plan(
         ),
     ),
     gathers=(Gather("blocks.-1", ("img",)),),
+    inner_patches={
+        "attn1_patch": InnerPatch({"q": 1, "k": 1, "v": 1}, whole={"pe": "rope_emb_L_1_1_D"}),
+        "attn2_patch": InnerPatch({"q": 1, "k": None, "v": None}, whole={"pe": "rope_emb_L_1_1_D"}),
+        "mlp_patch": InnerPatch({"x": GRID}),
+    },
 )

@@ -1,9 +1,14 @@
 """Flux (dev, schnell, Kontext, Fill) and Flux2, which is the same class with modulation shared by all blocks."""
 
 from ..arguments import Positions, Ranges, RangesBehind, Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan import Blocks, Gather, InnerPatch, Plan
 
 TEXT_IMAGE = ("txt", "img")
+
+FLUX_PATCHES = {
+    "attn1_patch": InnerPatch({"q": 2, "k": 2, "v": 2}, whole={"pe": "pe"}),
+    "attn1_output_patch": InnerPatch({"out": 1}),
+}
 
 FLUX = Plan(
     model="comfy.ldm.flux.model.Flux",
@@ -28,4 +33,5 @@ FLUX = Plan(
     ),
     gathers=(Gather("final_layer", ("img",), {"modulation_dims": Ranges(("img",))}),),
     residuals={"input": "img", "output": "img"},
+    inner_patches=FLUX_PATCHES,
 )

@@ -2,6 +2,7 @@
 
 from ..arguments import Positions, Ranges, Tokens
 from ..plan import Blocks, Gather, Plan
+from .flux import FLUX_PATCHES
 
 TEXT_IMAGE = ("txt", "img")
 
@@ -29,5 +30,6 @@ HUNYUAN_VIDEO = Plan(
     ),
     gathers=(Gather("final_layer", ("img",), {"modulation_dims": Ranges(("img",))}),),
     residuals={"input": "img", "output": "img"},
+    inner_patches=FLUX_PATCHES,
     block_inputs=frozenset({"ref_latent"}),  # its rows are cut off before the final layer
 )

@@ -1,7 +1,7 @@
 """Krea 2: text, image and references run through the blocks as one sequence."""
 
 from ..arguments import Cut, Positions, Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan import Blocks, Gather, InnerPatch, Plan
 
 KREA2 = Plan(
     model="comfy.ldm.krea2.model.SingleStreamDiT",
@@ -15,4 +15,8 @@ KREA2 = Plan(
     ),
     gathers=(Gather("last", ("all",)),),
     heads="heads",
+    inner_patches={
+        "attn1_patch": InnerPatch({"q": 2, "k": 2, "v": 2}, whole={"pe": "freqs"}),
+        "attn1_output_patch": InnerPatch({"out": 1}),
+    },
 )

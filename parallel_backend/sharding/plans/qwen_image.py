@@ -1,7 +1,7 @@
 """Qwen-Image and Qwen-Image Edit."""
 
 from ..arguments import Cut, Positions, Tokens, Whole
-from ..plan import Blocks, Gather, Plan
+from ..plan import Blocks, Gather, InnerPatch, Plan
 
 TEXT_IMAGE = ("txt", "img")
 
@@ -25,4 +25,9 @@ QWEN_IMAGE = Plan(
     gathers=(Gather("proj_out", ("img",)),),
     heads="transformer_blocks.0.attn.heads",
     residuals={"input": "img"},
+    inner_patches={
+        "attn1_patch": InnerPatch(
+            {"q": 2, "k": 2, "v": 2}, whole={"pe": "image_rotary_emb", "attn_mask": "encoder_hidden_states_mask"}
+        ),
+    },
 )

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ..arguments import PerFrame, Positions, Tokens, Whole
-from ..plan import Blocks, Gather, Plan, Undivided
+from ..plan import Blocks, Gather, InnerPatch, Plan, Undivided
 
 WAN_BLOCKS = Blocks(
     "blocks",
@@ -17,6 +17,7 @@ WAN = Plan(
     model="comfy.ldm.wan.model.WanModel",
     blocks=(WAN_BLOCKS,),
     gathers=(Gather("head", ("img",), {"e": PerFrame("img")}),),
+    inner_patches={"attn1_patch": InnerPatch({"x": 1, "q": 1, "k": 1}), "attn2_patch": InnerPatch({"x": 1})},
 )
 
 # VACE and Camera have one timestep for all frames: `e` is [B, 6, C]

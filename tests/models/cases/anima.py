@@ -1,5 +1,6 @@
 """Anima. Its text adapter, 400 MB whatever the rest measures, has run before the model is called."""
 
+from models import inner_patches
 from models.cases.cosmos import SHARED, inputs
 from support.model_case import ModelCase
 
@@ -15,4 +16,9 @@ def build(**kwargs):
 CASES = [
     ModelCase("anima: plain", build, inputs(size=(1, 12, 18))),
     ModelCase("anima: batch 2, odd size", build, inputs(size=(1, 13, 9), batch=2, tokens=7)),
+    ModelCase(
+        "anima: patches inside the blocks",
+        build,
+        inputs(size=(1, 13, 9), batch=2, transformer_options=inner_patches.on_a_grid),
+    ),
 ]

@@ -1,5 +1,6 @@
 """Flux and Flux2."""
 
+from models import inner_patches
 from support.model_case import ModelCase, randn
 from support.tiny_models import FLUX_CONTEXT, FLUX_POOLED, flux_config
 
@@ -58,4 +59,8 @@ CASES = [
         build_flux2,
         inputs(pooled=False, ref_latents=references, ref_latents_method="index_timestep_zero"),
     ),
+    ModelCase(
+        "flux: patches around attention", build, inputs(transformer_options=inner_patches.around_joint_attention)
+    ),
+    ModelCase("flux: NAG", build, inputs(batch=2, transformer_options=inner_patches.nag)),
 ]

@@ -1,6 +1,7 @@
 """HunyuanVideo 1.0 and 1.5, HunyuanImage 2.1."""
 
 import torch
+from models import inner_patches
 from support.model_case import ModelCase, randn
 
 
@@ -118,5 +119,10 @@ CASES = [
             transformer_options=sigmas,
             txt_byt5=lambda: randn(1, 11, 1472, seed=8),
         ),  # fmt: skip
+    ),
+    ModelCase(
+        "hunyuan-video: patches around attention",
+        build(),
+        inputs(transformer_options=inner_patches.around_joint_attention),
     ),
 ]

@@ -1,5 +1,6 @@
 """Krea 2."""
 
+from models import inner_patches
 from support.model_case import ModelCase, randn
 
 
@@ -34,5 +35,8 @@ CASES = [
         "krea2: timestep zero references, batch 2",
         build,
         inputs(batch=2, ref_latents=references, ref_latents_method="index_timestep_zero"),
+    ),
+    ModelCase(
+        "krea2: patches around attention", build, inputs(transformer_options=inner_patches.around_joint_attention)
     ),
 ]

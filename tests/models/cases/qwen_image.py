@@ -1,5 +1,6 @@
 """Qwen-Image and Qwen-Image Edit."""
 
+from models import inner_patches
 from support.model_case import ModelCase, randn
 
 
@@ -42,5 +43,13 @@ CASES = [
         "qwen-image: edit 2511, timestep zero",
         build,
         inputs(ref_latents=references, ref_latents_method="index_timestep_zero"),
+    ),
+    ModelCase(
+        "qwen-image: patches before attention",
+        build,
+        inputs(
+            attention_mask=lambda: padding_mask().long(),
+            transformer_options=lambda: inner_patches.around_joint_attention(output_too=False),
+        ),
     ),
 ]

@@ -1,5 +1,6 @@
 """Wan 2.1 and 2.2."""
 
+from models import inner_patches
 from support.model_case import ModelCase, randn
 
 
@@ -34,4 +35,5 @@ CASES = [
         build("i2v", in_dim=36),
         inputs(channels=36, clip_fea=lambda: randn(1, 257, 1280, seed=7)),
     ),
+    ModelCase("wan: patches after attention", build(), inputs(transformer_options=inner_patches.wan)),
 ]

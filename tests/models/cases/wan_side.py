@@ -99,7 +99,7 @@ CASES = [
         inputs(
             clip_fea=clip(),
             pose_latents=made(1, 16, 2, 6, 10, seed=8),
-            face_pixel_values=made(1, 3, 4, 512, 512, seed=9),
+            face_pixel_values=made(1, 3, 2, 512, 512, seed=9),
         ),  # fmt: skip
     ),
     ModelCase("wan humo: plain", HUMO, inputs()),

@@ -1,0 +1,129 @@
+"""The state of one model call: how its tokens are laid out over the ranks, and making them whole again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .arguments import Grid, Tokens, Used
+from .errors import ShardingError
+from .gather import gather_keys, gather_tokens
+from .layout import Layout, Segments
+from .patches import Mode
+from .plan import GRID, Blocks, Plan
+from .session import Session
+
+
+class Call:
+    """One model call: how its tokens are laid out, and whether they are split right now.
+
+    `inside`: the Blocks whose block runs now; `suspended`: a submodule with local attention runs inside it;
+    `whole_queries`: one whose keys alone are split; `whole_arguments`: what patches inside the block see whole.
+    """
+
+    def __init__(self, session: Session, mode: Mode):
+        self.session = session
+        self.mode = mode
+        self.layout: Layout | None = None
+        self.sharded = False
+        self.inside: Blocks | None = None
+        self.suspended = False
+        self.whole_queries = False
+        self.attention_calls = 0
+        self.whole_arguments: dict[str, Any] = {}
+        self.grids: dict[Segments, tuple[int, tuple[int, ...]]] = {}
+        self._remembered: dict[tuple, tuple[Any, torch.Tensor]] = {}
+
+    @property
+    def attention_segments(self) -> Segments | None:
+        """The segments of q, k and v where attention is exchanged now, None where it is local."""
+        if self.inside is None or self.suspended:
+            return None
+        per_call = (self.inside.attention, *self.inside.then)
+        return per_call[min(self.attention_calls, len(per_call) - 1)]
+
+    def enter(self, plan: Plan, blocks: Blocks, bound: dict[str, Any]) -> None:
+        """The first block after tokens were whole tells the lengths of the segments."""
+        if self.sharded:
+            return
+        lengths, known = {}, dict(self.layout.lengths) if self.layout is not None else {}
+        for name, argument in blocks.arguments.items():
+            if isinstance(argument, Used):
+                known |= argument.told(bound[name], bound)
+        for name, argument in blocks.arguments.items():
+            if isinstance(argument, Tokens | Grid) and bound.get(name) is not None:
+                for segment in argument.segments[1:]:
+                    if segment not in known:
+                        raise ShardingError(
+                            f"{plan.model}: the first blocks that ran are {blocks.path}, whose {name} holds"
+                            f" {argument.segments} in one; their lengths are not known there"
+                        )
+                    lengths[segment] = known[segment]
+                rest = sum(known[segment] for segment in argument.segments[1:])
+                lengths[argument.segments[0]] = argument.count(bound[name]) - rest
+        layout = Layout(tuple((lengths or known).items()), self.session.sp.size, self.session.sp.rank)
+        if layout != self.layout:
+            self.layout = layout
+            self._remembered.clear()
+
+    def remember(self, kind: Any, value: torch.Tensor, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """`make()` once for this tensor object under this layout."""
+        key = (kind, id(value))
+        if key not in self._remembered:
+            self._remembered[key] = (value, make())
+        return self._remembered[key][1]
+
+    def gather(self, value: torch.Tensor, segments: Segments) -> torch.Tensor:
+        """Whole [B, L, C] of `segments`, in the model's order, on every rank; on a grid as the model had it."""
+        if segments in self.grids:
+            return self._gather_grid(value, segments)
+        if value.ndim == 2:  # [L, C]
+            return self.gather(value[None], segments)[0]
+        return self._gather_tokens(value, segments)
+
+    def _gather_tokens(self, value: torch.Tensor, segments: Segments) -> torch.Tensor:
+        """[B, l, C] → [B, L, C]"""
+        rank_major = gather_tokens(value, self.layout.split(segments), self.session.sp)
+        if len(segments) == 1:
+            return rank_major
+        order = self.layout.rank_major(segments, value.device)
+        return torch.empty_like(rank_major).index_copy_(1, order, rank_major)
+
+    def gather_along(self, value: torch.Tensor, segments: Segments, dim: int | str) -> torch.Tensor:
+        """As `gather`, of a tensor that has its tokens along `dim`, or on this rank's share of a GRID."""
+        if dim == GRID:
+            return self._gather_grid(value, segments)
+        tokens = value.movedim(dim, 1)
+        whole = self._gather_tokens(tokens.flatten(2), segments)
+        return whole.unflatten(2, tokens.shape[2:]).movedim(1, dim)
+
+    def take_along(self, whole: torch.Tensor, segments: Segments, dim: int | str) -> torch.Tensor:
+        """This rank's share of what `gather_along` made whole."""
+        if dim != GRID:
+            return self.layout.take(whole, segments, dim)
+        first = self.grids[segments][0]
+        return self.layout.take(whole.flatten(first, first + 2), segments, first).unflatten(first, (-1, 1, 1))
+
+    def _gather_grid(self, value: torch.Tensor, segments: Segments) -> torch.Tensor:
+        dim, shape = self.grids[segments]
+        tokens = value.flatten(dim, dim + 2).transpose(1, dim)  # [B, l, C]
+        whole = gather_tokens(tokens, self.layout.split(segments), self.session.sp)
+        return whole.transpose(1, dim).unflatten(dim, shape)
+
+    def mask(self, mask: torch.Tensor, segments: Segments) -> torch.Tensor:
+        """An attention mask over whole sequences, rows and columns in the order in which the ranks hold them."""
+        if self.inside.mask == "local":
+            return gather_keys(mask, self.layout.split(segments), self.session.sp)
+        return self.remember(segments, mask, lambda: self._rank_major(mask, segments))
+
+    def _rank_major(self, mask: torch.Tensor, segments: Segments) -> torch.Tensor:
+        total = self.layout.total(segments)
+        order = self.layout.rank_major(segments, mask.device)
+        for dim in (-2, -1):
+            if mask.shape[dim] == total:
+                mask = mask.index_select(dim, order)
+            elif mask.shape[dim] != 1:
+                raise ShardingError(f"an attention mask of shape {tuple(mask.shape)} does not cover {total} tokens")
+        return mask
