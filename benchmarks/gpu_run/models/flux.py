@@ -8,7 +8,7 @@ from .job import Case, Job
 
 def job(tiny: bool) -> Job:
     shape = TINY if tiny else FLUX_DEV
-    steps, tokens = (4, 16) if tiny else (12, 512)
+    steps, tokens = (4, 16) if tiny else (10, 512)
 
     def module():
         import comfy.ldm.flux.model

@@ -17,8 +17,8 @@ class Case:
     """One size of one model.
 
     `latent`: a node that makes an empty latent, and its inputs. `tokens`: of the positive and of the negative prompt.
-    `steps` are timed. `warm_up`: a prompt of one step goes before, and its latent is compared; without it the timed
-    prompt's own latent is. `step_seconds`: of stock ComfyUI on an H200, for the time budget only.
+    `prompts` of `steps` steps are timed. `warm_up`: one of one step goes before, and its latent is compared; without it
+    the first timed prompt's is. `step_seconds`: of stock ComfyUI on an H200, for the time budget only.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Case:
     steps: int
     step_seconds: float
     warm_up: bool = True
+    prompts: int = 2
 
 
 @dataclass(frozen=True)

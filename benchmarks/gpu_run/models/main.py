@@ -36,7 +36,7 @@ SERVER_ERRORS = (InstanceError, TimeoutError, ConnectionError)
 class Run:
     """One whole run. A case starts only if it should end in time; what was measured is in `results` from then on."""
 
-    def __init__(self, options: argparse.Namespace, results: Results, jobs: list[Job], work: Path):
+    def __init__(self, options: argparse.Namespace, results: Results, jobs: dict[str, Job], work: Path):
         self.results, self.jobs, self.work = results, jobs, work
         self.gpus = 0 if options.tiny else torch.cuda.device_count()
         self.engines = engines(self.gpus, tuple(options.strategies))
@@ -44,28 +44,33 @@ class Run:
         self.deadline = results.began + options.budget_seconds
         self.stock: dict[tuple[str, str], torch.Tensor] = {}
         self.took: dict[tuple[str, str, str], float] = {}
-        self.seed = 1000
-        flags = [*options.server_flag, *(["--cpu"] if not self.gpus else [])]
-        log = options.out.absolute().with_suffix("")
-        self.server = Server(Host(options.tree, Path(sys.executable)), work, flags, log)
+        self.host = Host(options.tree, Path(sys.executable))
+        self.flags = [*options.server_flag, *(["--cpu"] if not self.gpus else [])]
+        self.log = options.out.absolute().with_suffix("")
 
     def all(self) -> None:
-        """The first model is written while ComfyUI starts, the others when it is their turn."""
-        self.results.say(f"model files in {self.work}")
-        with ThreadPoolExecutor(1) as pool:
-            first = pool.submit(self.write, self.jobs[0])
-            with self.server as server:
-                self.results.say("ComfyUI answers")
-                for job in self.jobs:
-                    file = first.result() if job is self.jobs[0] else self.write(job)
-                    self.measure(server, job, file)
-                    if not self.keep:
-                        server.client.free()
-                        file.unlink()
+        for name, job in self.jobs.items():
+            try:
+                self.serve(name, job)
+            except SERVER_ERRORS as error:
+                self.results.failure(f"{job.title}, ComfyUI", error)
 
-    def write(self, job: Job) -> Path:
+    def serve(self, name: str, job: Job) -> None:
+        """A ComfyUI for each model, so that each finds the GPUs empty. Its file is written while ComfyUI starts."""
+        self.results.say(f"{job.title}: starts")
+        server = Server(self.host, self.work, self.flags, self.log.with_name(f"{self.log.name}-{name}"))
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(self.write, name, job)
+            with server:
+                self.results.say("ComfyUI answers")
+                file = writing.result()
+                self.measure(server, job, file)
+        if not self.keep:
+            file.unlink()
+
+    def write(self, name: str, job: Job) -> Path:
         shapes, began = job.shapes(), time.monotonic()
-        path = self.work / "models" / "diffusion_models" / f"random-{job.title}.safetensors".replace(" ", "-")
+        path = self.work / "models" / "diffusion_models" / f"random-{name}.safetensors"
         if not path.exists():
             write_random(path, shapes, 0, "cuda" if self.gpus else "cpu", job.metadata)
         row = {"model": job.title, "bytes": file_bytes(shapes), "seconds": time.monotonic() - began}
@@ -83,10 +88,13 @@ class Run:
                 for case in cases:
                     if self.in_time(job, case, engine):
                         self.case(server, job, case, engine, file, repeat)
+                if cases:
+                    row = {"model": job.title, "engine": engine.name, "mib": machine.gpu_memory_mib()}
+                    self.results.gpu_memory.append(row)
 
     def in_time(self, job: Job, case: Case, engine: Engine) -> bool:
         """Whether the case should end before the deadline: by what it took before, or by stock ComfyUI's time."""
-        expected = case.step_seconds * (case.steps + case.warm_up) + SWITCH_SECONDS
+        expected = case.step_seconds * (case.steps * case.prompts + case.warm_up) + SWITCH_SECONDS
         expected = self.took.get((job.title, case.name, engine.name), expected)
         if time.monotonic() + expected <= self.deadline:
             return True
@@ -102,16 +110,16 @@ class Run:
 
         try:
             compared = run(1, COMPARED_SEED) if case.warm_up else None
-            if case.warm_up:
-                self.seed += 1
-            measured = run(case.steps, self.seed if case.warm_up else COMPARED_SEED + repeat)
+            for prompt in range(case.prompts):
+                measured = run(case.steps, COMPARED_SEED + repeat * case.prompts + prompt)
+                self.results.speed(job, case, engine, repeat, measured, divided(measured.lines))
+                compared = compared or measured
         except (PromptFailed, PromptRefused) as error:
             self.results.failure(f"{job.title}, {case.name}, {engine.name}", error)
             return
         self.took[job.title, case.name, engine.name] = time.monotonic() - began
-        self.results.speed(job, case, engine, repeat, measured, divided(measured.lines))
         if repeat == 0:
-            self.compare(job, case, engine, (compared or measured).latent, 1 if case.warm_up else case.steps)
+            self.compare(job, case, engine, compared.latent, 1 if case.warm_up else case.steps)
 
     def compare(self, job: Job, case: Case, engine: Engine, latent: torch.Tensor, steps: int) -> None:
         if engine.devices is None:
@@ -132,12 +140,10 @@ def main() -> int:
     results = Results(out=options.out, about=machine.about(options.tree, "benchmarks/models_gpus.py"))
     results.write()
     import_comfy(options.tree)
-    jobs = [JOBS[name](options.tiny) for name in options.models]
-    made = None if options.work else working_directory(max(file_bytes(job.shapes()) for job in jobs))
+    jobs = {name: JOBS[name](options.tiny) for name in options.models}
+    made = None if options.work else working_directory(max(file_bytes(job.shapes()) for job in jobs.values()))
     try:
         Run(options, results, jobs, options.work or made).all()
-    except SERVER_ERRORS as error:
-        results.failure("ComfyUI", error)
     finally:
         if made:
             shutil.rmtree(made, ignore_errors=True)

@@ -6,7 +6,7 @@ from .job import Case, Job
 def job(tiny: bool) -> Job:
     """In small: one block. ComfyUI reads neither heads nor text width from the file, so a block has its full width."""
     layers = 1 if tiny else 60
-    size, steps, tokens = (128, 3, (33, 17)) if tiny else (1328, 10, (300, 20))
+    size, steps, tokens = (128, 3, (33, 17)) if tiny else (1328, 8, (300, 20))
 
     def module():
         import comfy.ldm.qwen_image.model

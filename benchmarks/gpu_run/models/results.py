@@ -21,6 +21,7 @@ class Results(Report):
     files: list[dict] = field(default_factory=list)
     speeds: list[dict] = field(default_factory=list)
     differences: list[dict] = field(default_factory=list)
+    gpu_memory: list[dict] = field(default_factory=list)
 
     def speed(self, job: Job, case: Case, engine: Engine, repeat: int, measured: Measured, divided: str) -> None:
         """`divided`: how the pack said it divides the work."""

@@ -8,7 +8,7 @@ LATENT = "EmptyLatentImage"
 def job(tiny: bool) -> Job:
     depths = [0, 0, 1, 1, 2, 2] if tiny else [0, 0, 2, 2, 10, 10]
     width = [1, 1, 1] if tiny else [1, 2, 4]
-    size, steps = (128, 4) if tiny else (1024, 20)
+    size, steps = (128, 4) if tiny else (1024, 12)
 
     def module():
         import comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel

@@ -27,7 +27,7 @@ def job(tiny: bool) -> Job:
     def case(name: str, width: int, height: int, frames: int, steps: int, step_seconds: float, warm_up: bool) -> Case:
         inputs = {"width": width, "height": height, "length": frames, "batch_size": 1}
         latent = ("EmptyHunyuanLatentVideo", inputs)
-        return Case(f"{name}, {frames} frames", latent, 5.0, (512, 512), steps, step_seconds, warm_up)
+        return Case(f"{name}, {frames} frames", latent, 5.0, (512, 512), steps, step_seconds, warm_up, prompts=1)
 
     cases = (
         (case("64 × 64", 64, 64, 9, 3, 1.0, True), case("96 × 64", 96, 64, 9, 2, 1.0, False))
