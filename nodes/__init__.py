@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .config import XDiTParallelConfig
+from .doctor import XDiTDoctor
 from .host_version import warn_if_too_old
 from .loader import XDiTCheckpointLoader, XDiTDiffusersLoader, XDiTLoader
 from .sampler import XDiTSampler, XDiTSamplerAdvanced
@@ -22,4 +23,5 @@ class XDiTExtension(ComfyExtension):
             XDiTSampler,
             XDiTSamplerAdvanced,
             XDiTParallelConfig,
+            XDiTDoctor,
         ]

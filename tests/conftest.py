@@ -46,7 +46,8 @@ def comfy(host, tmp_path_factory):
     base = make_base_directory(tmp_path_factory.mktemp("comfyui"), TEST_PACKS)
     flags = ["--cpu", "--force-fp32", "--preview-method", "latent2rgb"]
     # One thread: tiny models gain nothing from more, and lose much where other processes use the cores.
-    with ComfyInstance(host, base, flags, {"OMP_NUM_THREADS": "1"}) as instance:
+    environment = {"OMP_NUM_THREADS": "1", "XDIT_CACHE": str(base / "cache")}
+    with ComfyInstance(host, base, flags, environment) as instance:
         yield instance
 
 

@@ -14,6 +14,7 @@ from ..protocol import KernelTrial
 
 BATCH, HEADS, LENGTH, HEAD_SIZE = 1, 4, 128, 64
 MOST_ERROR = 0.05  # bf16 gives less than 0.01; Sage's int8 about 0.02
+TORCH_HAS_NONE = ("No viable backend", "No available kernel")  # what SDPA says when it may not use another kernel
 
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -37,7 +38,10 @@ def _fault(kernel: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
     except ModuleNotFoundError as missing:
         return "not installed" if (missing.name or "").partition(".")[0] in PACKAGES else f"does not load: {missing}"
     except Exception as fault:
-        return f"does not run: {(str(fault).strip() or type(fault).__name__).splitlines()[0][:200]}"
+        said = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+        if any(words in said for words in TORCH_HAS_NONE):
+            return "not for this device"
+        return f"does not run: {said[:200]}"
     return None if error <= MOST_ERROR else f"gives wrong results (relative error {error:.1e})"
 
 

@@ -33,12 +33,13 @@ def _measure(ranks: tuple[int, ...], rank: int, world: int, device: torch.device
     bytes_sent, repeats = LARGE[device.type]
     small = _Transfer(ranks, rank, world, device, 1)
     large = _Transfer(ranks, rank, world, device, bytes_sent // (len(ranks) - 1))
-    intact = small.intact() and large.intact()  # both are warm from here on
+    intact = [small.intact(), large.intact()]  # both are warm from here on
     latency = statistics.median(small.seconds(1) for _ in range(SMALL_REPEATS))
     seconds = large.seconds(repeats)
+    intact.append(large.intact())
     if rank not in ranks:
         return None
-    return Exchanged(ranks, large.bytes_sent / seconds, latency, intact and large.intact())
+    return Exchanged(ranks, large.bytes_sent / seconds, latency, all(intact))
 
 
 class _Transfer:

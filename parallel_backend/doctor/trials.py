@@ -1,0 +1,129 @@
+"""What only running ranks tell: the speed of the links, and which attention kernels work."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from dataclasses import replace
+
+from comfy.model_management import throw_exception_if_processing_interrupted
+
+from ..host.group import GroupError, ProcessGroup
+from ..host.links import Link, Links
+from ..protocol import Failed, Probe, Probed
+from .report import AllToAll, Kernel, Problem, Report
+
+LIMIT_SECONDS = 120.0
+GRACE_SECONDS = 2.0
+USED = {
+    "cudnn": "attention cudnn; auto on Hopper and newer",
+    "flash": "attention flash; ring",
+    "efficient": "where the two above cannot, with masks for example",
+    "math": "the last resort, slow",
+    "flash-attn 2": "ComfyUI's --use-flash-attention",
+    "flash-attn 3": "not by this pack yet",
+    "sage": "ComfyUI's --use-sage-attention",
+    "xformers": "by ComfyUI when installed, unless --disable-xformers",
+}
+
+PACKAGES = {
+    "flash-attn 2": "flash_attn",
+    "flash-attn 3": "flash_attn_interface",
+    "sage": "sageattention",
+    "xformers": "xformers",
+}
+
+
+def run_probe(group: ProcessGroup, limit: float = LIMIT_SECONDS) -> list[Probed]:
+    """Every rank's answer, in rank order. The group is closed when one fails.
+
+    Raises GroupError with the first cause when a rank raises, ends, or does not answer within `limit` seconds. A rank
+    that ended comes before one that raised: that one only lost its peer.
+    """
+    number = group.next_request()
+    answers: dict[int, Probed] = {}
+    failed: list[Failed] = []
+    deadline = time.monotonic() + limit
+
+    def too_late() -> bool:
+        throw_exception_if_processing_interrupted()
+        if failed and time.monotonic() > deadline:
+            raise _raised(group, failed[0])
+        if time.monotonic() > deadline:
+            silent = ", ".join(
+                f"rank {rank} ({group.device(rank)})" for rank in range(group.size) if rank not in answers
+            )
+            raise GroupError(f"{silent} did not end the measurement within {limit:.0f} s")
+        return False
+
+    try:
+        group.send(Probe(number))
+        for rank, message in group.events(too_late, number):
+            if isinstance(message, Failed):
+                failed.append(message)
+                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+                continue
+            answers[rank] = message
+            if len(answers) == group.size:
+                return [answers[rank] for rank in sorted(answers)]
+    except BaseException:
+        group.close()
+        raise
+    raise AssertionError("events end only by raising")
+
+
+def _raised(group: ProcessGroup, failed: Failed) -> GroupError:
+    return GroupError(f"rank {failed.rank} ({group.device(failed.rank)}): {failed.reason}\n{failed.traceback}")
+
+
+def enter_links(report: Report, indices: tuple[int, ...], answers: list[Probed]) -> Links | None:
+    """Put the slower side's figures of each exchange into the report; None with one rank."""
+    measured: dict[tuple[int, ...], Link] = {}
+    for answer in answers:
+        for found in answer.exchanges:
+            before = measured.get(found.ranks)
+            measured[found.ranks] = Link(
+                min(found.bandwidth, before.bandwidth if before else found.bandwidth),
+                max(found.latency, before.latency if before else 0.0),
+            )
+            if not found.intact:
+                report.problems.append(_changed_data(indices, found.ranks, answer.rank))
+    if not measured:
+        return None
+    together = measured[tuple(range(len(indices)))]
+    report.all_to_all = AllToAll(indices, together.bandwidth, together.latency)
+    pairs = {
+        tuple(sorted(indices[rank] for rank in ranks)): link for ranks, link in measured.items() if len(ranks) == 2
+    }
+    report.pairs = [
+        replace(pair, bandwidth=pairs[pair.devices].bandwidth, latency=pairs[pair.devices].latency)
+        for pair in report.pairs
+    ]
+    return Links(pairs, together)
+
+
+def enter_kernels(report: Report, answers: list[Probed]) -> None:
+    """A kernel works when it does on every rank; a fault that only some ranks have names the first of them."""
+    for trials in zip(*(answer.kernels for answer in answers), strict=True):
+        faults = {rank: trial.fault for rank, trial in enumerate(trials) if trial.fault}
+        fault = next(iter(faults.values()), None)
+        if 0 < len(faults) < len(trials):
+            fault = f"rank {next(iter(faults))}: {fault}"
+        report.kernels.append(Kernel(trials[0].name, fault is None, fault, USED[trials[0].name]))
+
+
+def untried_kernels() -> list[Kernel]:
+    """What is known of the kernels where no rank ran: the packages that are not installed."""
+    missing = {name for name, module in PACKAGES.items() if importlib.util.find_spec(module) is None}
+    return [
+        Kernel(name, False, "not installed", used) if name in missing else Kernel(name, None, None, used)
+        for name, used in USED.items()
+    ]
+
+
+def _changed_data(indices: tuple[int, ...], ranks: tuple[int, ...], rank: int) -> Problem:
+    others = ", ".join(str(indices[other]) for other in ranks if other != rank)
+    return Problem(
+        f"what devices {others} send to device {indices[rank]} arrives changed: pictures would be wrong",
+        "set NCCL_P2P_DISABLE=1 in ComfyUI's environment; the lasting cure is turning IOMMU and ACS off in firmware",
+    )
