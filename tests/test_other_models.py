@@ -1,6 +1,7 @@
 """Sampling with models other than Flux, through the real server: the same latent as stock ComfyUI's."""
 
 import pytest
+from support.images import write_random_image
 from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import rank_pids, weight_reads
@@ -9,20 +10,26 @@ from support.tiny_models import (
     HUNYUAN_VIDEO_POOLED,
     SD3_CONTEXT,
     SD3_POOLED,
+    SDXL_CONTEXT,
+    SDXL_POOLED,
     WAN_CONTEXT,
 )
 
 TOLERANCE = 1e-5
 WIDTHS = {  # of the text and of its pooled output
     "sd3": (SD3_CONTEXT, SD3_POOLED),
+    "sdxl": (SDXL_CONTEXT, SDXL_POOLED),
     "wan": (WAN_CONTEXT, 0),
     "hunyuan_video": (HUNYUAN_VIDEO_CONTEXT, HUNYUAN_VIDEO_POOLED),
 }
 LATENTS = {
     "sd3": "EmptySD3LatentImage",
+    "sdxl": "EmptyLatentImage",
     "wan": "EmptyHunyuanLatentVideo",
     "hunyuan_video": "EmptyHunyuanLatentVideo",
 }
+
+DEGREES = {"sd3": {"ulysses": 2}, "sdxl": {"cfg": 2}, "wan": {"ulysses": 2}}  # with a LoRA or a control
 
 
 def loader(graph, name, config):
@@ -41,17 +48,23 @@ def text(graph, family, seed, tokens):
 
 
 def empty_latent(graph, family, width, height, frames):
-    length = {} if family == "sd3" else {"length": frames}
+    length = {} if family in ("sd3", "sdxl") else {"length": frames}
     return graph.add(LATENTS[family], width=width, height=height, batch_size=1, **length)
 
 
-def sampled(client, family, name, parallel, lora=None, size=(128, 96), frames=5, **inputs):
-    """The latent of one run; `parallel`: what Parallel Config gets, None for stock ComfyUI."""
+def sampled(client, family, name, parallel, lora=None, control=None, size=(128, 96), frames=5, **inputs):
+    """The latent of one run; `parallel`: what Parallel Config gets, None for stock ComfyUI.
+
+    `control`: from (graph, positive, negative) to a node whose first outputs are these two, changed.
+    """
     graph = Graph()
     model = loader(graph, name, parallel and graph.parallel_config(**parallel))
     if lora:
         model = graph.add("LoraLoaderModelOnly", model=model, lora_name=lora, strength_model=0.8)
     positive, negative = text(graph, family, 1, 33), text(graph, family, 2, 17)
+    if control:
+        positive = control(graph, positive, negative)
+        negative = positive.out(1)
     latent = empty_latent(graph, family, *size, frames)
     saved = graph.save(graph.sample("KSampler", model, positive, latent, negative=negative, steps=3, **inputs))
     return client.latent(client.run(graph.prompt), saved.id)
@@ -79,12 +92,67 @@ def test_two_ranks_give_stock_comfyui_s_latent(client, models, family, variant, 
     assert relative_error(found, stock) <= TOLERANCE
 
 
-def test_a_lora_on_wan(client, models):
-    name = models.wan()
-    plain = sampled(client, "wan", name, None)
-    stock = sampled(client, "wan", name, None, lora=models.wan_lora())
+@pytest.mark.parametrize("family", ["sd3", "sdxl", "wan"])
+def test_a_lora(client, models, family):
+    name, lora = getattr(models, family)(), getattr(models, f"{family}_lora")()
+    plain = sampled(client, family, name, None, cfg=4.0)
+    stock = sampled(client, family, name, None, lora, cfg=4.0)
     assert relative_error(stock, plain) > 100 * TOLERANCE
-    found = sampled(client, "wan", name, {"devices": "cpu:2"}, lora=models.wan_lora())
+    found = sampled(client, family, name, {"devices": "cpu:2", **DEGREES[family]}, lora, cfg=4.0)
+    assert relative_error(found, stock) <= TOLERANCE
+
+
+def with_controlnet(control_net, image, vae=None):
+    def control(graph, positive, negative):
+        return graph.add(
+            "ControlNetApplyAdvanced",
+            positive=positive,
+            negative=negative,
+            control_net=graph.add("ControlNetLoader", control_net_name=control_net),
+            image=graph.add("LoadImage", image=image),
+            strength=0.7,
+            start_percent=0.0,
+            end_percent=0.9,
+            **({"vae": graph.add("VAELoader", vae_name=vae)} if vae else {}),
+        )
+
+    return control
+
+
+def with_vace(vae, image):
+    def control(graph, positive, negative):
+        return graph.add(
+            "WanVaceToVideo",
+            positive=positive,
+            negative=negative,
+            vae=graph.add("VAELoader", vae_name=vae),
+            control_video=graph.add("LoadImage", image=image),
+            width=128,
+            height=96,
+            length=5,
+            batch_size=1,
+            strength=0.8,
+        )
+
+    return control
+
+
+@pytest.mark.parametrize("family", ["sd3", "sdxl", "wan"])
+def test_control(client, comfy, models, family):
+    image = write_random_image(comfy.base / "input" / "control.png", 128, 96)
+    name, control, without = {
+        "sd3": lambda: (models.sd3(), with_controlnet(models.sd3_controlnet(), image, models.image_vae()), None),
+        "sdxl": lambda: (models.sdxl(), with_controlnet(models.sdxl_controlnet(), image), None),
+        "wan": lambda: (
+            models.wan_vace(),
+            with_vace(models.video_vae(), image),
+            with_vace(models.video_vae(), write_random_image(comfy.base / "input" / "other.png", 128, 96, seed=1)),
+        ),
+    }[family]()
+    plain = sampled(client, family, name, None, control=without, cfg=4.0)
+    stock = sampled(client, family, name, None, control=control, cfg=4.0)
+    assert relative_error(stock, plain) > 100 * TOLERANCE
+    found = sampled(client, family, name, {"devices": "cpu:2", **DEGREES[family]}, control=control, cfg=4.0)
     assert relative_error(found, stock) <= TOLERANCE
 
 

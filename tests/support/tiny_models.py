@@ -1,24 +1,26 @@
 """Tiny random models that pass ComfyUI's own detection.
 
 Shapes come from ComfyUI's model classes, built on `meta`, so ComfyUI must be importable (support.comfy.import_comfy).
-Weights are random with fixed seeds, never zero, and scaled so that activations stay of order one.
 """
 
 import json
-import zlib
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+
+from . import tiny_controls, wide_models
+from .random_weights import lora_weights, random_weights
 
 FLUX_CONTEXT = 128  # width of the text conditioning of the tiny Flux
 FLUX_POOLED = 64
 SDXL_CONTEXT = 2048
 SDXL_POOLED = 1280
 SD3_CONTEXT = 96
-SD3_POOLED = 64
+SD3_POOLED = 2048  # the width that ComfyUI gives every ControlNet of SD 3.5
 WAN_CONTEXT = 64
 WAN_HEADS = 4
+WAN_METADATA = {"config": json.dumps({"transformer": {"num_heads": WAN_HEADS, "text_dim": WAN_CONTEXT}})}
 HUNYUAN_VIDEO_CONTEXT = 64
 HUNYUAN_VIDEO_POOLED = 768
 
@@ -48,10 +50,88 @@ class ModelShelf:
         """An SDXL UNet with the transformer depths of Segmind Vega: context 2048, pooled 1280. fp16, 110 MB."""
         return self._file("diffusion_models", f"tiny-sdxl-{seed}.safetensors", lambda: sdxl_weights(seed))
 
+    def sdxl_checkpoint(self, seed: int = 3) -> str:
+        """sdxl(seed) in a checkpoint that holds nothing else: no text encoders, no VAE."""
+
+        def make():
+            return {f"model.diffusion_model.{key}": value for key, value in sdxl_weights(seed).items()}
+
+        return self._file("checkpoints", f"tiny-sdxl-checkpoint-{seed}.safetensors", make)
+
+    def sdxl_lora(self, rank: int = 4, seed: int = 9) -> str:
+        """A LoRA on every matrix in the transformer blocks of sdxl(); it moves the result visibly."""
+        name = f"tiny-sdxl-lora-{rank}-{seed}.safetensors"
+        return self._file("loras", name, lambda: lora_weights(shapes_of(sdxl_unet()), ".transformer_", rank, seed))
+
+    def sdxl_controlnet(self, seed: int = 10) -> str:
+        """A ControlNet for sdxl(): takes an image, needs no VAE. fp16, 60 MB."""
+        name = f"tiny-sdxl-controlnet-{seed}.safetensors"
+        return self._file("controlnet", name, lambda: tiny_controls.sdxl_controlnet_weights(seed))
+
+    def sd3_lora(self, depth: int = 4, rank: int = 4, seed: int = 11) -> str:
+        """A LoRA on every matrix in the blocks of sd3(depth); it moves the result visibly."""
+        name = f"tiny-sd3-lora-{depth}-{rank}-{seed}.safetensors"
+        return self._file(
+            "loras", name, lambda: lora_weights(shapes_of(sd3_model(depth, False)), "blocks.", rank, seed)
+        )
+
+    def sd3_controlnet(self, depth: int = 4, layers: int = 2, seed: int = 12) -> str:
+        """A ControlNet as those of SD 3.5 for sd3(depth); its hint is a latent, so it needs image_vae()."""
+        name = f"tiny-sd3-controlnet-{depth}-{layers}-{seed}.safetensors"
+        return self._file(
+            "controlnet", name, lambda: tiny_controls.sd3_controlnet_weights(depth, layers, SD3_POOLED, seed)
+        )
+
+    def image_vae(self, channels: int = 16, seed: int = 13) -> str:
+        """A VAE for images, latents of so many channels: 4 for SDXL, 16 for SD3, Flux and Z-Image."""
+        name = f"tiny-image-vae-{channels}-{seed}.safetensors"
+        return self._file("vae", name, lambda: tiny_controls.image_vae_weights(channels, seed))
+
+    def video_vae(self, dim: int = 8, seed: int = 14) -> str:
+        """The VAE of Wan 2.1 and Qwen-Image with `dim` channels instead of 96."""
+        return self._file(
+            "vae", f"tiny-video-vae-{dim}-{seed}.safetensors", lambda: tiny_controls.video_vae_weights(dim, seed)
+        )
+
+    def qwen_image(self, seed: int = 15) -> str:
+        """Qwen-Image with one layer of full width: context 3584, latents of 16 channels. fp8, 380 MB."""
+        name = f"small-qwen-image-{seed}.safetensors"
+        return self._file("diffusion_models", name, lambda: wide_models.qwen_image_weights(seed))
+
+    def qwen_image_lora(self, rank: int = 4, seed: int = 16) -> str:
+        """A LoRA on the attention of qwen_image(); it moves the result visibly."""
+        name = f"small-qwen-image-lora-{rank}-{seed}.safetensors"
+        return self._file("loras", name, lambda: wide_models.qwen_image_lora_weights(rank, seed))
+
+    def qwen_image_controlnet(self, seed: int = 17) -> str:
+        """A ControlNet for qwen_image() with one layer; its hint is a latent, so it needs video_vae(). fp8, 370 MB."""
+        name = f"small-qwen-image-controlnet-{seed}.safetensors"
+        return self._file("controlnet", name, lambda: wide_models.qwen_image_controlnet_weights(seed))
+
+    def z_image(self, seed: int = 18) -> str:
+        """Z-Image with one layer and its four refiners, of full width: context 64. fp8, 900 MB."""
+        name = f"small-z-image-{seed}.safetensors"
+        return self._file("diffusion_models", name, lambda: wide_models.z_image_weights(seed))
+
+    def z_image_lora(self, rank: int = 4, seed: int = 19) -> str:
+        """A LoRA on the attention of z_image(); it moves the result visibly."""
+        name = f"small-z-image-lora-{rank}-{seed}.safetensors"
+        return self._file("loras", name, lambda: wide_models.z_image_lora_weights(rank, seed))
+
+    def z_image_control(self, seed: int = 20) -> str:
+        """The model patch that is Z-Image's ControlNet, for ModelPatchLoader; it needs image_vae(). fp8, 1 GB."""
+        name = f"small-z-image-control-{seed}.safetensors"
+        return self._file("model_patches", name, lambda: wide_models.z_image_control_weights(seed))
+
+    def delete(self, prefix: str) -> None:
+        """Take every file whose name starts with `prefix` from the disk."""
+        for path in self.models.glob(f"*/{prefix}*"):
+            path.unlink()
+
     def sd3(self, depth: int = 4, medium: bool = False, seed: int = 4) -> str:
         """SD 3.5 in small, `medium` with self-attention in its first blocks: depth blocks and heads, hidden 64 × depth.
 
-        Context 96, pooled 64, at most 256 × 256 pixels. fp32.
+        Context 96, pooled 2048, at most 256 × 256 pixels. fp32.
         """
         name = f"tiny-sd3-{depth}{'-medium' if medium else ''}-{seed}.safetensors"
         return self._file("diffusion_models", name, lambda: sd3_weights(depth, medium, seed))
@@ -62,13 +142,17 @@ class ModelShelf:
         Shapes do not tell ComfyUI the heads nor the width of the text, so the file's metadata do.
         """
         name = f"tiny-wan-{dim}-{layers}-{seed}.safetensors"
-        metadata = {"config": json.dumps({"transformer": {"num_heads": WAN_HEADS, "text_dim": WAN_CONTEXT}})}
-        return self._file("diffusion_models", name, lambda: wan_weights(dim, layers, seed), metadata)
+        return self._file("diffusion_models", name, lambda: wan_weights(dim, layers, seed), WAN_METADATA)
 
     def wan_lora(self, dim: int = 256, layers: int = 2, rank: int = 4, seed: int = 6) -> str:
         """A LoRA on every matrix in the blocks of wan(dim, layers); it moves the result visibly."""
         name = f"tiny-wan-lora-{dim}-{layers}-{rank}-{seed}.safetensors"
-        return self._file("loras", name, lambda: lora_weights(wan_weights(dim, layers, 0), "blocks.", rank, seed))
+        return self._file("loras", name, lambda: lora_weights(shapes_of(wan_model(dim, layers)), "blocks.", rank, seed))
+
+    def wan_vace(self, dim: int = 256, layers: int = 2, seed: int = 23) -> str:
+        """Wan VACE in small, one of its control blocks for each two blocks; else as wan(dim, layers)."""
+        name = f"tiny-wan-vace-{dim}-{layers}-{seed}.safetensors"
+        return self._file("diffusion_models", name, lambda: wan_vace_weights(dim, layers, seed), WAN_METADATA)
 
     def hunyuan_video(self, hidden: int = 256, double: int = 1, single: int = 2, seed: int = 8) -> str:
         """HunyuanVideo in small: hidden / 128 heads, context 64, pooled 768, latents of 16 channels. fp32."""
@@ -109,23 +193,6 @@ class ModelShelf:
             save_file(make(), partial, metadata)
             partial.rename(path)
         return name
-
-
-def random_weights(module: torch.nn.Module, seed: int, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """Random values for every parameter of a module on `meta`.
-
-    Matrices and kernels: normal / sqrt(fan in). Norm weights: around one. Biases and the like: 0.1 × normal.
-    """
-    return {name: random_tensor(name, value.shape, seed).to(dtype) for name, value in module.state_dict().items()}
-
-
-def random_tensor(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
-    """Depends on `name` and `seed` only, so models with blocks added keep the weights that they share."""
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))  # 32 bits count on a CPU
-    value = torch.randn(shape, generator=generator)
-    if len(shape) >= 2:
-        return value / shape[1:].numel() ** 0.5
-    return 1 + 0.1 * value if name.endswith(("weight", "scale")) else 0.1 * value
 
 
 def flux_config(hidden: int, double: int, single: int, guidance: bool) -> dict:
@@ -194,20 +261,7 @@ def published_name(name: str) -> str:
 
 
 def flux_lora_weights(hidden: int, double: int, single: int, rank: int, seed: int) -> dict[str, torch.Tensor]:
-    return lora_weights(flux_weights(hidden, double, single, True, seed), "_blocks.", rank, seed)
-
-
-def lora_weights(weights: dict[str, torch.Tensor], where: str, rank: int, seed: int) -> dict[str, torch.Tensor]:
-    """A LoRA on every matrix of `weights` that has `where` in its name."""
-    lora = {}
-    for name, weight in weights.items():
-        if weight.ndim == 2 and where in name:
-            target = f"diffusion_model.{name.removesuffix('.weight')}"
-            for part, shape in (("lora_up", (weight.shape[0], rank)), ("lora_down", (rank, weight.shape[1]))):
-                key = f"{target}.{part}.weight"
-                lora[key] = random_tensor(key, torch.Size(shape), seed)
-            lora[f"{target}.alpha"] = torch.tensor(float(rank) / 4)
-    return lora
+    return lora_weights(flux_shapes(hidden, double, single), "_blocks.", rank, seed)
 
 
 def write_flux_diffusers(folder: Path, hidden: int, double: int, single: int, shards: int) -> None:
@@ -248,39 +302,37 @@ def flux_diffusers_weights(hidden: int, double: int, single: int) -> dict[str, t
     return made
 
 
+def shapes_of(module: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in module.state_dict().items()}
+
+
 def sdxl_weights(seed: int) -> dict[str, torch.Tensor]:
+    return random_weights(sdxl_unet(), seed, torch.float16)
+
+
+def sdxl_unet() -> torch.nn.Module:
     import comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel
     import comfy.ops
 
-    model = openaimodel.UNetModel(
-        image_size=32,
-        in_channels=4,
+    return openaimodel.UNetModel(
+        **tiny_controls.SDXL_BLOCKS,
         out_channels=4,
-        model_channels=320,
-        num_res_blocks=[2, 2, 2],
-        channel_mult=[1, 1, 1],
-        transformer_depth=[0, 0, 1, 1, 2, 2],
         transformer_depth_output=[0, 0, 0, 1, 1, 1, 2, 2, 2],
-        transformer_depth_middle=1,
-        num_head_channels=64,
-        use_spatial_transformer=True,
-        use_linear_in_transformer=True,
-        context_dim=SDXL_CONTEXT,
-        num_classes="sequential",
-        adm_in_channels=2816,
-        legacy=False,
         device="meta",
         operations=comfy.ops.disable_weight_init,
     )
-    return random_weights(model, seed, torch.float16)
 
 
 def sd3_weights(depth: int, medium: bool, seed: int) -> dict[str, torch.Tensor]:
+    return random_weights(sd3_model(depth, medium), seed)
+
+
+def sd3_model(depth: int, medium: bool) -> torch.nn.Module:
     import comfy.ldm.modules.diffusionmodules.mmdit as mmdit
     import comfy.ops
 
     hidden = 64 * depth
-    model = mmdit.OpenAISignatureMMDITWrapper(
+    return mmdit.OpenAISignatureMMDITWrapper(
         input_size=None,
         in_channels=16,
         depth=depth,
@@ -296,14 +348,21 @@ def sd3_weights(depth: int, medium: bool, seed: int) -> dict[str, torch.Tensor]:
         device="meta",
         operations=comfy.ops.disable_weight_init,
     )
-    return random_weights(model, seed)
 
 
 def wan_weights(dim: int, layers: int, seed: int) -> dict[str, torch.Tensor]:
+    return random_weights(wan_model(dim, layers), seed)
+
+
+def wan_vace_weights(dim: int, layers: int, seed: int) -> dict[str, torch.Tensor]:
+    return random_weights(wan_model(dim, layers, "VaceWanModel", vace_layers=layers // 2, vace_in_dim=96), seed)
+
+
+def wan_model(dim: int, layers: int, kind: str = "WanModel", **extra) -> torch.nn.Module:
     import comfy.ldm.wan.model
     import comfy.ops
 
-    model = comfy.ldm.wan.model.WanModel(
+    return getattr(comfy.ldm.wan.model, kind)(
         model_type="t2v",
         in_dim=16,
         out_dim=16,
@@ -314,8 +373,8 @@ def wan_weights(dim: int, layers: int, seed: int) -> dict[str, torch.Tensor]:
         num_layers=layers,
         device="meta",
         operations=comfy.ops.disable_weight_init,
+        **extra,
     )
-    return random_weights(model, seed)
 
 
 def hunyuan_video_weights(hidden: int, double: int, single: int, seed: int) -> dict[str, torch.Tensor]:
