@@ -4,7 +4,8 @@
 
 Random bf16 weights, made on each GPU. Prints for each model and size: milliseconds a call (median) on one GPU with
 ComfyUI's order of attention kernels and with cuDNN first, on all GPUs with cuDNN first, the ratios, and the relative
-difference of the outputs, beside that of the two kernels on one GPU.
+difference of the outputs, beside that of the two kernels on one GPU. --profile adds where the time of a call goes on
+rank 0: attention, GEMM, collectives, copies, element-wise kernels, idle.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from step_profile import profiled
 
 ROOT = Path(__file__).resolve().parent.parent
 CALLS = 3
@@ -49,7 +51,40 @@ def qwen_image(height: int, width: int):
     return build, inputs
 
 
+def flux(height: int, width: int):
+    def build(**kwargs):
+        from comfy.ldm.flux.model import Flux
+
+        return Flux(
+            in_channels=16,
+            out_channels=16,
+            vec_in_dim=768,
+            context_in_dim=4096,
+            hidden_size=3072,
+            mlp_ratio=4.0,
+            num_heads=24,
+            depth=19,
+            depth_single_blocks=38,
+            axes_dim=[16, 56, 56],
+            theta=10000,
+            patch_size=2,
+            qkv_bias=True,
+            guidance_embed=True,
+            txt_ids_dims=[],
+            **kwargs,
+        )
+
+    def inputs(randn):
+        guidance = torch.tensor([3.5], device="cuda", dtype=torch.bfloat16)
+        step = torch.tensor([0.5], device="cuda")
+        return (randn(1, 16, height, width), step, randn(1, 512, 4096)), {"y": randn(1, 768), "guidance": guidance}
+
+    return build, inputs
+
+
 CASES = {
+    "FLUX.1-dev, 1024²": flux(128, 128),
+    "FLUX.1-dev, 2048²": flux(256, 256),
     "Qwen-Image 20B, 1328²": qwen_image(166, 166),
     "Wan 14B, 480p, 81 frames": wan(21, 60, 104),
     "Wan 14B, 720p, 81 frames": wan(21, 90, 160),
@@ -87,7 +122,7 @@ def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
-def serve(rank: int, size: int, store: str, out: str) -> None:
+def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None:
     torch.cuda.set_device(rank)
     dist.init_process_group("cpu:gloo,cuda:nccl", store=dist.FileStore(store, size), rank=rank, world_size=size)
     pack = types.ModuleType("xdit_comfyui")
@@ -101,7 +136,8 @@ def serve(rank: int, size: int, store: str, out: str) -> None:
 
     groups = new_sequence_groups([range(size)], size, 1)
     rows, model, built = [], None, None
-    for name, (build, inputs) in CASES.items():
+    for name in chosen(options.cases):
+        build, inputs = CASES[name]
         if built != build.__qualname__:
             model = None
             torch.cuda.empty_cache()
@@ -120,10 +156,15 @@ def serve(rank: int, size: int, store: str, out: str) -> None:
         sharded.session = None
         with attention_kernel("comfyui"):
             stock_ms, stock = timed(call)
+            profiles = {"one_gpu_comfyui": profiled(call)} if options.profile else {}
         with attention_kernel("cudnn"):
             one_ms, one = timed(call)
+            if options.profile:
+                profiles["one_gpu_cudnn"] = profiled(call)
             sharded.session = Session(groups)
             all_ms, divided = timed(call)
+            if options.profile:
+                profiles["all_gpus_cudnn"] = profiled(call)
         row = {
             "case": name,
             "gpus": size,
@@ -135,20 +176,29 @@ def serve(rank: int, size: int, store: str, out: str) -> None:
             "difference_of_kernels": apart(one, stock),
             "difference_divided": apart(divided, one),
         }
-        rows.append(row)
+        rows.append({**row, "profiles": profiles} if profiles else row)
         if rank == 0:
+            for who, kinds in profiles.items():
+                print(f"{name}, {who}, ms:", {kind: round(ms, 2) for kind, ms in kinds.items()}, flush=True)
             print(
                 {key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()}, flush=True
             )
             about = {"torch": torch.__version__, "gpu": torch.cuda.get_device_name(), "command": "model_calls.py"}
-            Path(out).write_text(json.dumps({"about": about, "rows": rows}, indent=1))
+            Path(options.json).write_text(json.dumps({"about": about, "rows": rows}, indent=1))
     os._exit(0)  # without waiting for NCCL's own end
+
+
+def chosen(words: list[str]) -> list[str]:
+    """The cases whose names contain one of `words`, all without any."""
+    return [name for name in CASES if not words or any(word.lower() in name.lower() for word in words)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", required=True)
     parser.add_argument("--json", required=True)
+    parser.add_argument("--cases", nargs="*", default=[], help="words of the names of the cases to run; else all")
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--rank", type=int)
     parser.add_argument("--store")
     options = parser.parse_args()
@@ -157,9 +207,9 @@ def main() -> int:
         sys.path[:1] = [options.comfyui]  # not this folder
         sys.argv = sys.argv[:1]
         with torch.inference_mode():
-            serve(options.rank, size, options.store, options.json)
+            serve(options.rank, size, options.store, options)
     with tempfile.TemporaryDirectory() as folder:
-        shared = [sys.executable, __file__, "--comfyui", options.comfyui, "--json", options.json]
+        shared = [sys.executable, __file__, *sys.argv[1:]]
         ranks = [subprocess.Popen([*shared, "--rank", str(rank), "--store", f"{folder}/store"]) for rank in range(size)]
         return max(abs(rank.wait()) for rank in ranks)
 

@@ -12,7 +12,7 @@ every engine in turn and then in the opposite order. Reported for each case and 
 - the latent's relative difference from stock's after one step, beside that of this pack on one GPU (its attention
   kernel is not ComfyUI's choice, so that is not zero). Cases of very long steps are compared after all their steps.
 
-Results are written after every case. --chart draws the speed-ups of one or more results as an SVG file.
+Results are written after every case; chart.py draws them.
 The host is found as for the demo (COMFYUI_PATH, XDIT_PYTHON). --help lists the rest.
 """
 

@@ -8,8 +8,10 @@ import torch
 from support.comfy_client import Event
 
 sys.path.append(str(Path(__file__).absolute().parents[1] / "benchmarks"))
+from chart import bars, svg  # noqa: E402
 from gpu_run.engines import engines  # noqa: E402
 from gpu_run.server import step_times  # noqa: E402
+from step_profile import breakdown  # noqa: E402
 
 CLASSES = {"sdxl": ("SDXL", 2.5e9), "qwen": ("QwenImage", 20e9), "wan": ("WAN21_T2V", 14e9), "flux": ("Flux", 11.9e9)}
 
@@ -53,3 +55,26 @@ def test_engines_of_a_machine():
         ("xDiT 2 CPU ranks", {}),
         ("xDiT 2 CPU ranks ulysses", {"ulysses": 2}),
     ]
+
+
+def test_a_profile_counts_time_without_kernels_once():
+    kernels = [
+        ("nvjet_tst_192x192", 0, 1000),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma", 1000, 3000),
+        ("ncclDevKernel_SendRecv", 2000, 4000),  # half of it beside the attention
+        ("void at::native::vectorized_elementwise_kernel", 6000, 6500),
+        ("Memcpy DtoD (Device -> Device)", 6500, 7000),
+    ]
+    assert breakdown(kernels, 10.0) == pytest.approx(
+        {"attention": 2, "collective": 2, "gemm": 1, "copy": 0.5, "elementwise": 0.5, "idle": 5, "total": 10}
+    )
+
+
+def test_the_chart_compares_with_stock_of_the_same_case():
+    about = {"gpus": ["A GPU, 1 MiB, 1"], "versions": {"ComfyUI": "0.30.0"}}
+    rows = [("stock", 1, 200.0), ("stock", 1, 220.0), ("xDiT 2 GPUs", 2, 100.0)]
+    speeds = [{"model": "M", "case": "1²", "engine": e, "ranks": r, "ms_per_step": ms} for e, r, ms in rows]
+    speeds.append({"model": "M", "case": "2²", "engine": "xDiT 2 GPUs", "ranks": 2, "ms_per_step": 1.0})
+    contents = [{"about": about, "speeds": speeds}]
+    assert bars(contents) == {"M 1²": [("stock", 0, 210.0, 1.0), ("xDiT 2 GPUs", 2, 100.0, 2.1)]}
+    assert "2.10 × · 100 ms · xDiT 2 GPUs" in svg(contents)
