@@ -36,9 +36,10 @@ class GroupStarted(Event):
 
 @dataclass(frozen=True)
 class GroupEnded(Event):
-    """The ranks are told to end, or one of them is gone. Also follows a start that failed."""
+    """The ranks are told to end, or one of them is gone. Also follows a start that failed; `pids` of those started."""
 
     devices: DeviceSet
+    pids: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ class ProcessGroup:
         if self.closed:
             return
         self.closed = True
-        emit(GroupEnded(self.devices))
+        emit(GroupEnded(self.devices, tuple(self.pids)))
         for rank in self._ranks:
             try:
                 rank.channel.send(encode(Shutdown()))
