@@ -1,0 +1,30 @@
+"""GET /xdit/metrics on ComfyUI's own port, for Prometheus; only where XDIT_METRICS=1 is set."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+PATH = "/xdit/metrics"
+
+
+def serve_metrics_if_asked() -> None:
+    """Start counting and add the route. Called while ComfyUI loads its nodes, before it fixes its routes."""
+    if os.environ.get("XDIT_METRICS") != "1":
+        return
+    from aiohttp import web
+    from prometheus_client import CONTENT_TYPE_LATEST
+    from server import PromptServer
+
+    from ..parallel_backend.host import events
+    from ..parallel_backend.host.metrics import Metrics
+
+    metrics = Metrics()
+    events.subscribe(metrics.on_event)
+
+    @PromptServer.instance.routes.get(PATH)
+    async def answer(request: web.Request) -> web.Response:
+        running, _ = PromptServer.instance.prompt_queue.get_current_queue_volatile()
+        executing = {item[1] for item in running}
+        text = await asyncio.to_thread(metrics.text, executing)  # nvidia-smi takes its time
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
