@@ -62,7 +62,8 @@ class Server:
 
     def __init__(self, host: Host, base: Path, flags: Sequence[str], log: Path):
         make_base_directory(base, TEST_NODES)
-        self.instance = ComfyInstance(host, base, flags)
+        # On CPU ranks (tiny models) more threads than one only get into each other's way.
+        self.instance = ComfyInstance(host, base, flags, {"OMP_NUM_THREADS": "1"} if "--cpu" in flags else None)
         self._log = log
         self.client: ComfyClient | None = None
 

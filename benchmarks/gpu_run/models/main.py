@@ -28,6 +28,7 @@ from .results import Results
 JOBS = {"sdxl": sdxl.job, "qwen": qwen.job, "flux": flux.job, "wan": wan.job}
 STRATEGIES = ("auto", "ulysses", "ring", "cfg", "batch")
 COMPARED_SEED = 7
+START_SECONDS = 60  # of ComfyUI, of writing the file
 SWITCH_SECONDS = 30  # from one engine to the next: start ranks, load weights
 DIVIDED = re.compile(r"xDiT: (.+?) \(.*\) on (?:GPU|\d+ CPU)")
 SERVER_ERRORS = (InstanceError, TimeoutError, ConnectionError)
@@ -50,6 +51,9 @@ class Run:
 
     def all(self) -> None:
         for name, job in self.jobs.items():
+            if time.monotonic() + START_SECONDS > self.deadline:
+                self.results.skip(job.title)
+                continue
             try:
                 self.serve(name, job)
             except SERVER_ERRORS as error:
