@@ -110,6 +110,7 @@ def rank_environment(host: os._Environ | dict[str, str], threads: int) -> dict[s
             environment[name] = ",".join(kept)
     environment["GLOO_SOCKET_IFNAME"] = LOOPBACK
     environment["NCCL_SOCKET_IFNAME"] = LOOPBACK
+    environment.setdefault("NCCL_RAS_ENABLE", "0")  # a listener on a fixed port that nothing here asks
     environment["OMP_NUM_THREADS"] = str(threads)
     environment["PYTHONUNBUFFERED"] = "1"
     return environment
