@@ -207,6 +207,9 @@ def test_links_of_some_of_the_measured_devices(tmp_path, monkeypatch):
     assert measured_links(DeviceSet("cuda", (0,))) is None
     keep_links(devices, Links(pairs, Link(6e9, 4e-5)))
     assert measured_links(devices).bandwidth == 6e9
+    with monkeypatch.context() as changed:
+        changed.setenv("NCCL_P2P_DISABLE", "1")
+        assert measured_links(devices) is None
     (tmp_path / "links.json").write_text("{")
     assert measured_links(devices) is None
 

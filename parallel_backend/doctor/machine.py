@@ -119,7 +119,7 @@ def _check_transport(report: Report) -> None:
         report.problems.append(
             Problem(
                 "NCCL_P2P_DISABLE is set, so GPUs that could reach each other directly exchange through host memory",
-                "unset it, and run the doctor again; if the measurement then fails or data arrives changed, set it",
+                "unset it and run the doctor again; set it back if ranks then fail or data arrives changed",
             )
         )
     if len(peers) < len(report.pairs) or "NCCL_P2P_DISABLE" in os.environ:

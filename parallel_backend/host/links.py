@@ -1,6 +1,7 @@
 """How fast the devices are linked, as the doctor measured it; kept for `auto`, which has no time to measure.
 
-One JSON file in the user's cache directory. A measurement counts for the same devices, driver and torch.
+One JSON file in the user's cache directory. A measurement counts for the same devices, driver, torch and settings of
+NCCL.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .devices import DeviceSet
 FORMAT = 1
 KEPT = 32  # measurements of other devices, drivers and versions of torch; the oldest go first
 FAST_LINK = 60e9  # bytes per second and direction, all devices exchanging at once
+NOT_OF_LINKS = ("NCCL_DEBUG", "NCCL_VERSION")
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,15 @@ def _gpu_identity(index: int) -> str:
     return f"{properties.name} {properties.uuid}"
 
 
-def _machine(kind: str) -> dict[str, str]:
-    return {"kind": kind, "torch": torch.__version__, "driver": _driver() if kind == "cuda" else ""}
+def _machine(kind: str) -> dict[str, Any]:
+    if kind == "cpu":
+        return {"kind": kind, "torch": torch.__version__}
+    settings = {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith("NCCL_") and not name.startswith(NOT_OF_LINKS)
+    }
+    return {"kind": kind, "torch": torch.__version__, "driver": _driver(), "nccl": settings}
 
 
 @functools.cache

@@ -13,9 +13,10 @@ from ..protocol import Exchanged, Probed
 from ..sharding.collectives import exchange
 from .kernel_trials import kernel_trials
 
-# Bytes that a rank sends in one large exchange, repeats of it, and repeats of a small one (one byte to each peer).
-LARGE = {"cuda": (64 << 20, 8), "cpu": (4 << 20, 3)}
-SMALL_REPEATS = 30
+# Bytes that a rank sends in one large exchange, and repeats of it.
+LARGE = {"cuda": (64 << 20, 20), "cpu": (4 << 20, 3)}
+SMALL, SMALL_REPEATS = 512, 30  # bytes to each peer
+ALIGNMENT = 512  # NCCL is three times slower from odd addresses
 
 
 def probe(request: int, rank: int, device: torch.device) -> Probed:
@@ -31,8 +32,8 @@ def probe(request: int, rank: int, device: torch.device) -> Probed:
 def _measure(ranks: tuple[int, ...], rank: int, world: int, device: torch.device) -> Exchanged | None:
     """The exchange that Ulysses makes, between `ranks` only. The others call it too, with nothing to send."""
     bytes_sent, repeats = LARGE[device.type]
-    small = _Transfer(ranks, rank, world, device, 1)
-    large = _Transfer(ranks, rank, world, device, bytes_sent // (len(ranks) - 1))
+    small = _Transfer(ranks, rank, world, device, SMALL)
+    large = _Transfer(ranks, rank, world, device, bytes_sent // (len(ranks) - 1) // ALIGNMENT * ALIGNMENT)
     intact = [small.intact(), large.intact()]  # both are warm from here on
     latency = statistics.median(small.seconds(1) for _ in range(SMALL_REPEATS))
     seconds = large.seconds(repeats)
@@ -47,8 +48,8 @@ class _Transfer:
 
     def __init__(self, ranks: tuple[int, ...], rank: int, world: int, device: torch.device, size: int):
         peers = set(ranks) - {rank} if rank in ranks else set()
-        # A byte to itself, so that no rank has equal parts where others have not: those go another way.
-        self._sizes = [1 if peer == rank else size if peer in peers else 0 for peer in range(world)]
+        # A little to itself, so that no rank has equal parts where others have not: those go another way.
+        self._sizes = [SMALL if peer == rank else size if peer in peers else 0 for peer in range(world)]
         self.bytes_sent = size * len(peers)
         self._send = self._filled([1 + (rank * world + peer) % 255 for peer in range(world)], device)
         self._expected = self._filled([1 + (peer * world + rank) % 255 for peer in range(world)], device)
