@@ -34,6 +34,14 @@ THUMBNAILS = {
     "flux_text_to_image": ("XDiTParallelConfig", "XDiTLoader"),
     "flux_lora": ("XDiTLoader", "LoraLoaderModelOnly"),
     "flux_sampler_custom_advanced": ("BasicScheduler", "RandomNoise", "XDiTSamplerAdvanced"),
+    "flux_controlnet": ("Canny", "ControlNetApplyAdvanced", "XDiTSampler"),
+    "flux_kontext": ("VAEEncode", "ReferenceLatent", "XDiTSampler"),
+    "sdxl_text_to_image": ("XDiTParallelConfig", "XDiTCheckpointLoader"),
+    "sd35_text_to_image": ("XDiTCheckpointLoader", "CLIPTextEncode"),
+    "qwen_image_text_to_image": ("XDiTLoader", "ModelSamplingAuraFlow", "CLIPTextEncode"),
+    "qwen_image_edit": ("TextEncodeQwenImageEditPlus", "FluxKontextMultiReferenceLatentMethod"),
+    "z_image_turbo": ("XDiTLoader", "ModelSamplingAuraFlow", "XDiTSampler"),
+    "wan22_high_low_text_to_video": ("XDiTLoader", "ModelSamplingSD3"),
 }
 
 # Settings of a ComfyUI started here: no dialog, map, menu or counter over the graph; text is drawn at any zoom.
@@ -90,6 +98,7 @@ def main() -> int:
 @contextlib.contextmanager
 def own_comfyui() -> Iterator[str]:
     """A ComfyUI with the pack and an empty file for every model that the templates name; gives its URL."""
+    host = ensure_host()
     with tempfile.TemporaryDirectory() as folder:
         base = make_base_directory(Path(folder), {})
         settings = base / "user" / "default" / "comfy.settings.json"
@@ -99,7 +108,8 @@ def own_comfyui() -> Iterator[str]:
             for node in json.loads(template.read_text())["nodes"]:
                 for model in node["properties"].get("models", ()):
                     (base / "models" / model["directory"] / model["name"]).touch()
-        with ComfyInstance(ensure_host(), base, ["--cpu"]) as comfyui:
+        shutil.copy(host.tree / "input" / "example.png", base / "input")
+        with ComfyInstance(host, base, ["--cpu"]) as comfyui:
             yield comfyui.url
 
 

@@ -1,7 +1,7 @@
 """From a saved workflow to a prompt: the same that ComfyUI's editor makes of it."""
 
 import pytest
-from support.templates import place_flux_files, with_stand_ins
+from support.templates import place_files, with_stand_ins
 from support.workflow import WorkflowError, to_prompt
 
 BYPASSED, MUTED = 4, 2
@@ -144,7 +144,7 @@ def test_a_stock_workflow_runs_on_the_server_with_stand_ins(client, models):
     ]
     info = client.object_info()
     prompt = to_prompt(workflow(*nodes, links=links), info)
-    place_flux_files(prompt, models)
+    place_files(prompt, models)
     client.validate(prompt)
     shortened, saved = with_stand_ins(prompt, info, size=(128, 64))
     assert {n["class_type"] for n in shortened.values()} == {

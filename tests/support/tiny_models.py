@@ -68,6 +68,14 @@ class ModelShelf:
         name = f"tiny-sdxl-controlnet-{seed}.safetensors"
         return self._file("controlnet", name, lambda: tiny_controls.sdxl_controlnet_weights(seed))
 
+    def sd3_checkpoint(self, depth: int = 4, seed: int = 4) -> str:
+        """sd3(depth, seed) in a checkpoint that holds nothing else: no text encoders, no VAE."""
+
+        def make():
+            return {f"model.diffusion_model.{key}": value for key, value in sd3_weights(depth, False, seed).items()}
+
+        return self._file("checkpoints", f"tiny-sd3-checkpoint-{depth}-{seed}.safetensors", make)
+
     def sd3_lora(self, depth: int = 4, rank: int = 4, seed: int = 11) -> str:
         """A LoRA on every matrix in the blocks of sd3(depth); it moves the result visibly."""
         name = f"tiny-sd3-lora-{depth}-{rank}-{seed}.safetensors"
