@@ -25,6 +25,13 @@ def scrape(comfy):
     return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
 
 
+def refused(comfy, **request):
+    """The status of a request for the metrics that is not answered."""
+    with pytest.raises(urllib.error.HTTPError) as answer:
+        urllib.request.urlopen(urllib.request.Request(f"{comfy.url}/xdit/metrics", **request), timeout=30)
+    return answer.value.code
+
+
 def wait_until_gone(pid):
     """Gone or a zombie, which its parent sees as ended."""
     deadline = time.monotonic() + 20
@@ -47,15 +54,15 @@ def flux(name, seed, steps=4, samplers=1, conditioning=None, size=128):
 
 
 def test_without_xdit_metrics_there_is_no_such_route(comfy):
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        scrape(comfy)
-    assert refused.value.code == 404
+    assert refused(comfy) == 404
 
 
 def test_metrics_after_prompts_that_end_in_every_way(start_comfy):
     comfy = start_comfy("--cpu", "--force-fp32", XDIT_METRICS="1", OMP_NUM_THREADS="1")
     name = ModelShelf(comfy.base / "models").flux()
     assert scrape(comfy)["xdit_steps_total",] == 0
+    assert refused(comfy, method="POST") == 405
+    assert refused(comfy, headers={"Origin": "http://another.example"}) == 403
     with ComfyClient(comfy.url, comfy.base / "output") as client:
         result = client.run(flux(name, seed=1, samplers=2))
         found = scrape(comfy)

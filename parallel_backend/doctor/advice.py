@@ -29,7 +29,7 @@ def advice(devices: DeviceSet | None, report: Report, links: Links | None) -> li
 
 
 def _whole_images(devices: DeviceSet) -> list[Advice]:
-    cfg = "positive and negative prompt at the same time, with CFG above 1; sends less than 1 MB a step"
+    cfg = "positive and negative prompt at the same time, with CFG above 1; sends only the result of each step"
     if devices.size % 2:
         cfg += f"; needs an even number of GPUs, here are {devices.size}"
     batch = "several images in one latent batch, each on its own GPU; sends as little"
