@@ -55,6 +55,7 @@ class Family:
     latent: tuple[int, ...] = (16,)
     size: tuple[int, int] = (256, 192)
     steps: int = 3
+    weight_dtype: str = "default"
 
 
 FLUX = Family(
@@ -63,8 +64,8 @@ FLUX = Family(
     FLUX_POOLED,
     {"unet_name": "flux", "lora_name": "flux_lora", "control_net_name": "flux_controlnet", "vae_name": "image_vae"},
 )
-# Qwen-Image and Z-Image cannot be made narrow: one step of a small picture.
-WIDE = {"size": (80, 64), "steps": 1}
+# Qwen-Image and Z-Image cannot be made narrow: one step of a small picture, and weights as small as in the file.
+WIDE = {"size": (80, 64), "steps": 1, "weight_dtype": "fp8_e5m2"}
 FAMILIES = (
     FLUX,
     Family("sdxl", SDXL_CONTEXT, SDXL_POOLED, {"ckpt_name": "sdxl_checkpoint"}, (4,)),
@@ -136,6 +137,8 @@ def with_stand_ins(
             inputs.update(width=size[0], height=size[1], **({"length": FRAMES} if "length" in inputs else {}))
         elif class_type == "XDiTParallelConfig":
             inputs.update(unsupported="refuse")
+        elif class_type == "XDiTLoader":
+            inputs.update(weight_dtype=family.weight_dtype)
         elif outputs[node_id] == ["CLIP"]:
             continue
         result[node_id] = {"class_type": class_type, "inputs": _shortened(inputs, steps)}
