@@ -16,9 +16,11 @@ from xdit_comfyui.parallel_backend.config import NOT_BUILT
 from xdit_comfyui.parallel_backend.doctor.advice import advice
 from xdit_comfyui.parallel_backend.doctor.report import Pair, Report
 from xdit_comfyui.parallel_backend.doctor.text import as_text
+from xdit_comfyui.parallel_backend.doctor.trials import enter_kernels, enter_links
 from xdit_comfyui.parallel_backend.host import nvidia_smi
 from xdit_comfyui.parallel_backend.host.devices import DeviceSet
 from xdit_comfyui.parallel_backend.host.links import Link, Links, keep_links, measured_links
+from xdit_comfyui.parallel_backend.protocol import Exchanged, KernelTrial, Probed
 
 BY_PATH = [sys.executable, str(PACK_ROOT / "parallel_backend" / "doctor")]
 BY_MODULE = [sys.executable, "-m", "parallel_backend.doctor"]
@@ -145,7 +147,7 @@ def test_a_killed_rank_is_reported_and_nothing_is_left(environment, tmp_path):
         running.kill()
     assert running.returncode == 1
     assert output.startswith("xDiT doctor (2 CPU rank(s)): 1 problem(s)")
-    assert "the ranks failed. rank 1 (cpu) was ended by SIGKILL" in output
+    assert "the ranks failed. rank 1 (cpu) was ended by SIGKILL" in " ".join(output.split())
     assert "Links (not measured)" in output
     assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
     assert list(temporary.glob("xdit-doctor-*")) == []
@@ -212,6 +214,25 @@ def test_links_of_some_of_the_measured_devices(tmp_path, monkeypatch):
         assert measured_links(devices) is None
     (tmp_path / "links.json").write_text("{")
     assert measured_links(devices) is None
+
+
+def test_what_several_ranks_measured_is_put_together():
+    def answer(rank, bandwidth, latency, fault, intact=True):
+        exchanged = Exchanged((0, 1), bandwidth, latency, intact)
+        return Probed(1, rank, (exchanged,), (KernelTrial("cudnn", fault), KernelTrial("math", None)))
+
+    report = Report("GPU 2,5", pairs=[Pair((2, 5), "PHB", True)])
+    answers = [answer(0, 9e9, 1e-5, None), answer(1, 8e9, 3e-5, "not for this device", intact=False)]
+    links = enter_links(report, (2, 5), answers)
+    enter_kernels(report, answers)
+    assert links == Links({(2, 5): Link(8e9, 3e-5)}, Link(8e9, 3e-5))
+    assert report.pairs == [Pair((2, 5), "PHB", True, 8e9, 3e-5)]
+    assert [(kernel.name, kernel.works, kernel.fault) for kernel in report.kernels] == [
+        ("cudnn", False, "rank 1: not for this device"),
+        ("math", True, None),
+    ]
+    (problem,) = report.problems
+    assert problem.what.startswith("what devices 2 send to device 5 arrives changed")
 
 
 def advised(devices, links=None, kind=None):
