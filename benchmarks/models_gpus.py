@@ -6,7 +6,8 @@
 For each model: writes it with random bf16 weights, then queues workflows in a headless ComfyUI over its HTTP API, for
 every engine in turn and then in the opposite order. Reported for each case and engine:
 
-- milliseconds per step: the median of the times between progress events after the first step;
+- milliseconds per step: the median of the times between progress events after the first step; where there is one such
+  time only, the sampler node's time per step;
 - milliseconds of the sampler node per step, which has everything in it (requests, latents, launching, waiting);
 - how many times faster than stock ComfyUI in the same run;
 - the latent's relative difference from stock's after one step, beside that of this pack on one GPU (its attention

@@ -10,7 +10,7 @@ from support.comfy_client import Event
 sys.path.append(str(Path(__file__).absolute().parents[1] / "benchmarks"))
 from chart import bars, svg  # noqa: E402
 from gpu_run.engines import engines  # noqa: E402
-from gpu_run.server import step_times  # noqa: E402
+from gpu_run.server import Speed, step_times  # noqa: E402
 from step_profile import breakdown  # noqa: E402
 
 CLASSES = {"sdxl": ("SDXL", 2.5e9), "qwen": ("QwenImage", 20e9), "wan": ("WAN21_T2V", 14e9), "flux": ("Flux", 11.9e9)}
@@ -41,6 +41,12 @@ def test_times_between_progress_events():
     assert step_times(events, skipped_steps=2) == pytest.approx([200, 300])
     assert step_times(events[:2], skipped_steps=2) == pytest.approx([900])
     assert step_times(events[:1], skipped_steps=1) == []
+
+
+def test_one_time_between_events_is_no_step_time():
+    """Its event came when the step was launched: 14 s, where the sampler took 66 s for two steps."""
+    assert Speed([14e3], seconds=67, sampler_seconds=66, steps=2).ms_per_step == 33e3
+    assert Speed([7e3, 9e3, 8e3], seconds=40, sampler_seconds=39, steps=4).ms_per_step == 8e3
 
 
 def test_engines_of_a_machine():

@@ -46,7 +46,12 @@ class Speed:
 
     @property
     def ms_per_step(self) -> float:
-        return statistics.median(self.step_ms)
+        """Median of the timed steps. Where there is one only, the sampler node's time per step.
+
+        Stock ComfyUI sends a step's event when it has launched the step's kernels, which can be long before they end.
+        One time alone says nothing then; over several it evens out, as the CPU can run ahead by so many kernels only.
+        """
+        return statistics.median(self.step_ms) if len(self.step_ms) > 1 else self.sampler_ms_per_step
 
     @property
     def sampler_ms_per_step(self) -> float:
