@@ -60,7 +60,9 @@ class XDiTDoctor(io.ComfyNode):
 
     @classmethod
     def execute(cls, devices, measure, format) -> io.NodeOutput:
-        group_for = (lambda wanted: contextlib.nullcontext(manager.group(wanted))) if measure else None
+        group_for = (
+            (lambda wanted: contextlib.nullcontext(manager.group(wanted, may_leave_out=False))) if measure else None
+        )
         report = examine(devices, group_for)
         text = as_text(report) if format == "text" else json.dumps(report.as_dict(), indent=2)
         return io.NodeOutput(text, ui=ui.PreviewText(text))

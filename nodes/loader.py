@@ -27,7 +27,8 @@ WEIGHT_DTYPE_TOOLTIP = "The dtype of the weights in the ranks. default: as in th
 
 
 def _load(recipe: Recipe, config: ParallelConfig | None) -> XDiTModelPatcher:
-    manager.warm_up(resolve((config or ParallelConfig()).devices))
+    wanted = config or ParallelConfig()
+    manager.warm_up(resolve(wanted.devices), wanted.may_leave_out)
     return XDiTModelPatcher.from_recipe(recipe, config)
 
 

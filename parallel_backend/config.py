@@ -63,6 +63,11 @@ class ParallelConfig:
     attention: str = "auto"
     unsupported: str = UNSUPPORTED[0]
 
+    @property
+    def may_leave_out(self) -> bool:
+        """Whether fewer devices than configured will do."""
+        return self.strategy == "auto" and self.unsupported != "refuse"
+
     def __post_init__(self):
         parse_devices(self.devices)
         for name, allowed in (

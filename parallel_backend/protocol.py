@@ -1,12 +1,15 @@
 """The messages between the host and the ranks, and nothing else.
 
 Host → every rank, the same bytes: `ArenaMessage` (+ descriptor), `Prepare`, `Go`, `Cancel`, `Discard`, `Forward`,
-`Probe`, `Shutdown`.
-Rank → host: `Ready`, `Prepared`, `Rejected`, `Step`, `Finished`, `Failed`, `Probed`.
+`Probe`, `FreeMemory`, `Ask`, `Shutdown`.
+Rank → host: `Ready`, `Prepared`, `Rejected`, `Step`, `Finished`, `Failed`, `Probed`, `Heartbeat`, `Standing`.
 
 One request: the host sends `Prepare`; every rank unpickles it, makes the model resident and answers `Prepared` (or
 `Rejected`: the request was bad, the group is healthy). Only when all ranks echoed the same identity does the host send
 `Go`, after which collectives start. `Discard` ends a prepared request that will not run.
+
+Beside requests, from threads of their own in each rank: `Heartbeat` once a second, and `Standing` as the answer to
+`Ask`, also while the main thread is inside a collective.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ from typing import Any
 
 from .config import Degrees
 from .transport.blobs import Span
+
+# What a rank's main thread can be doing.
+IDLE, LOADING, SAMPLING = "idle", "loading", "sampling"
 
 # What makes up a host patcher's state, beside its model; everything travels with each request.
 PATCHER_STATE = (
@@ -96,6 +102,18 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class FreeMemory:
+    """Drop every weight and cache; the next request loads again what it needs."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Every rank answers with Standing. `stacks`: with its Python stack, else with its memory."""
+
+    stacks: bool
+
+
+@dataclass(frozen=True)
 class Shutdown:
     pass
 
@@ -109,6 +127,33 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Heartbeat:
+    """A rank lives. `activity`: what its main thread does; `progress` grows with step boundaries and collectives."""
+
+    activity: str
+    progress: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of a rank's device, in bytes: what is free for this rank (its own caches included), and the whole."""
+
+    free: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a rank's main thread is (`stack`: its innermost frames last; `collectives` as in Failed), or the memory of
+    its device.
+    """
+
+    stack: tuple[str, ...] = ()
+    collectives: dict[str, int] = field(default_factory=dict)
+    memory: Memory | None = None
+
+
+@dataclass(frozen=True)
 class Prepared:
     """`echo`: (identity key, patches uuid) of every MODEL in the request, in order of appearance."""
 
@@ -118,14 +163,23 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Raised:
+    """An exception in a rank. `at`: time.monotonic(), the same clock in every process; `out_of_memory`: it was that."""
+
+    reason: str
+    traceback: str
+    at: float
+    out_of_memory: bool
+
+
+@dataclass(frozen=True)
 class Rejected:
     """The request could not be read or its model not loaded. `stage`: "read" or "load". No collective has started."""
 
     request: int
     rank: int
     stage: str
-    reason: str
-    traceback: str
+    error: Raised
 
 
 @dataclass(frozen=True)
@@ -142,23 +196,26 @@ class Step:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of a request that ran. `result`: packed tensors of rank 0; `cancelled`: stopped at a step boundary."""
+    """The end of a request that ran. `result`: packed tensors of rank 0; `cancelled`: stopped at a step boundary;
+    `collectives`: as in Failed.
+    """
 
     request: int
     rank: int
     cancelled: bool = False
     result: Any = None
     notes: tuple[str, ...] = ()
+    collectives: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A rank raised after `Go`."""
+    """A rank raised after `Go`. `collectives`: process group → how many collectives this rank had begun on it."""
 
     request: int
     rank: int
-    reason: str
-    traceback: str
+    error: Raised
+    collectives: dict[str, int]
 
 
 @dataclass(frozen=True)

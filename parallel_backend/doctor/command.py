@@ -20,7 +20,7 @@ import folder_paths  # noqa: E402
 from ..config import ConfigError  # noqa: E402
 from ..host.devices import DeviceSet  # noqa: E402
 from ..host.group import ProcessGroup  # noqa: E402
-from ..host.launch import Timeouts  # noqa: E402
+from ..host.limits import Limits  # noqa: E402
 from .examine import examine  # noqa: E402
 from .text import as_text  # noqa: E402
 
@@ -55,5 +55,6 @@ def _own_group(devices: DeviceSet) -> Iterator[ProcessGroup]:
     """A process group for the doctor alone. Its logs do not take the place of those of a running ComfyUI."""
     with tempfile.TemporaryDirectory(prefix="xdit-doctor-") as logs:
         folder_paths.set_user_directory(logs)
-        with contextlib.closing(ProcessGroup(devices, Timeouts.from_environment())) as group:
+        with contextlib.closing(ProcessGroup(devices, Limits.from_environment())) as group:
+            group.wait_until_ready()
             yield group

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 
 from ..config import parse_devices
 from ..host.devices import DeviceSet, resolve, visible_gpus
-from ..host.group import GroupError, ProcessGroup
+from ..host.errors import GroupError
+from ..host.group import ProcessGroup
 from ..host.links import Links, keep_links, measured_links
 from .advice import advice
 from .machine import examine_machine

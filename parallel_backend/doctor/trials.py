@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from comfy.model_management import throw_exception_if_processing_interrupted
 
-from ..host.group import GroupError, ProcessGroup
+from ..host.errors import GroupError
+from ..host.group import POLL_SECONDS, ProcessGroup
 from ..host.links import Link, Links
 from ..protocol import Failed, Probe, Probed
 from .report import AllToAll, Kernel, Problem, Report
@@ -44,36 +45,33 @@ def run_probe(group: ProcessGroup, limit: float = LIMIT_SECONDS) -> list[Probed]
     answers: dict[int, Probed] = {}
     failed: list[Failed] = []
     deadline = time.monotonic() + limit
-
-    def too_late() -> bool:
-        throw_exception_if_processing_interrupted()
-        if failed and time.monotonic() > deadline:
-            raise _raised(group, failed[0])
-        if time.monotonic() > deadline:
-            silent = ", ".join(
-                f"rank {rank} ({group.device(rank)})" for rank in range(group.size) if rank not in answers
-            )
-            raise GroupError(f"{silent} did not end the measurement within {limit:.0f} s")
-        return False
-
+    group.phase("being measured")
     try:
         group.send(Probe(number))
-        for rank, message in group.events(too_late, number):
-            if isinstance(message, Failed):
+        while len(answers) < group.size:
+            rank, message = group.receive(POLL_SECONDS) or (None, None)
+            if isinstance(message, Probed):
+                answers[rank] = message
+            elif isinstance(message, Failed):
                 failed.append(message)
                 deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
-                continue
-            answers[rank] = message
-            if len(answers) == group.size:
-                return [answers[rank] for rank in sorted(answers)]
+            throw_exception_if_processing_interrupted()
+            if time.monotonic() > deadline:
+                raise group.lose(lambda: _raised(group, failed[0]) if failed else _late(group, answers, limit))
     except BaseException:
-        group.close()
+        group.kill()
         raise
-    raise AssertionError("events end only by raising")
+    return [answers[rank] for rank in sorted(answers)]
 
 
 def _raised(group: ProcessGroup, failed: Failed) -> GroupError:
-    return GroupError(f"rank {failed.rank} ({group.device(failed.rank)}): {failed.reason}\n{failed.traceback}")
+    return GroupError(f"{group.name(failed.rank)}: {failed.error.reason}\n{failed.error.traceback}", failed.rank)
+
+
+def _late(group: ProcessGroup, answers: dict[int, Probed], limit: float) -> GroupError:
+    silent = [rank for rank in range(group.size) if rank not in answers]
+    names = ", ".join(group.name(rank) for rank in silent)
+    return GroupError(f"{names} did not end the measurement within {limit:.0f} s", silent[0])
 
 
 def enter_links(report: Report, indices: tuple[int, ...], answers: list[Probed]) -> Links | None:

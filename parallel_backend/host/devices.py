@@ -21,6 +21,10 @@ class DeviceSet:
     def size(self) -> int:
         return len(self.indices)
 
+    def name(self, rank: int) -> str:
+        """The device of `rank`, in words."""
+        return f"GPU {self.indices[rank]}" if self.kind == "cuda" else f"CPU rank {self.indices[rank]}"
+
     def __str__(self) -> str:
         return f"{self.size} CPU rank(s)" if self.kind == "cpu" else "GPU " + ",".join(map(str, self.indices))
 

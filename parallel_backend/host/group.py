@@ -1,4 +1,4 @@
-"""The handle on a running process group: one private channel to each rank, messages out, events in."""
+"""The handle on a process group: one private channel to each rank, messages out, messages in, one cause of its end."""
 
 from __future__ import annotations
 
@@ -6,53 +6,68 @@ import logging
 import os
 import queue
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from ..protocol import ArenaMessage, Cancel, Ready, Shutdown, decode, encode
+from ..protocol import ArenaMessage, Ask, Heartbeat, Memory, Ready, Shutdown, Standing, decode, encode
 from ..transport.blobs import BlobBatch, BlobSender
 from ..transport.channel import ChannelClosed
 from .devices import DeviceSet
+from .errors import GroupError
 from .events import GroupEnded, GroupStarted, emit
-from .launch import RankProcess, Timeouts, start_rank
+from .launch import RankProcess, start_rank
+from .limits import Limits
+from .watch import Watch, places
+
+if TYPE_CHECKING:
+    from .answers import Leftover
 
 POLL_SECONDS = 0.05
-
-
-class GroupError(RuntimeError):
-    """The process group cannot go on; the next prompt starts a new one."""
+EXIT_SECONDS = 1.0
+ANSWER_SECONDS = 2.0
+KILL_SECONDS = 5.0
 
 
 class ProcessGroup:
-    """A started, ready group of ranks. Every method is for one thread; `close` may be called from any."""
+    """Rank processes, one for each device. Messages are received by one thread at a time; `kill` and `close` may be
+    called from any. A group that lost a rank is killed as a whole, and every later call raises the first cause.
+    """
 
-    def __init__(self, devices: DeviceSet, timeouts: Timeouts):
-        """Start one rank for each device and wait until all are ready. Raises GroupError with the first cause."""
+    def __init__(self, devices: DeviceSet, limits: Limits):
+        """Start the processes; `wait_until_ready` comes next. Raises GroupError."""
         self.devices = devices
         self.blobs = BlobSender()
         self.held_modules: set[bytes] = set()
         self.resident: set[str] = set()  # identity keys of models that a request used
         self.closed = False
-        self._timeouts = timeouts
-        self._events: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        self._limits = limits
+        self._cause: GroupError | None = None
+        self._gone = False  # a rank's end of its channel is closed
+        self._ended = threading.Event()
+        self._phase = "starting"
+        self._started = time.monotonic()
+        self.leftover: Leftover | None = None
+        self._lock = threading.Lock()
+        self._asking = threading.Lock()
+        self._messages: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[int, Standing]] = queue.SimpleQueue()
         # The ranks find each other through a file without a name: nothing of it is left, however this process ends.
         self._store = os.memfd_create("xdit-store", os.MFD_CLOEXEC)
         self._requests = 0
         self._ranks: list[RankProcess] = []
-        started = time.monotonic()
+        self._watch = Watch(self, limits)
         try:
             for rank in range(devices.size):
                 level = logging.getLogger().level
-                self._ranks.append(start_rank(rank, devices, self._store, timeouts, level))
+                self._ranks.append(start_rank(rank, devices, self._store, limits, level))
                 threading.Thread(target=self._read, args=(self._ranks[rank],), daemon=True).start()
-            self._wait_until_ready(started + timeouts.start)
-        except BaseException:
-            self.close()
-            raise
-        logging.info("xDiT: %s ready after %.1f s", devices, time.monotonic() - started)
-        emit(GroupStarted(devices, tuple(self.pids), time.monotonic() - started))
+        except OSError as error:
+            self.kill()
+            raise GroupError(f"rank {rank} of {devices} cannot be started: {error}", rank) from error
+        self._watch.start()
 
     @property
     def size(self) -> int:
@@ -62,39 +77,75 @@ class ProcessGroup:
     def pids(self) -> list[int]:
         return [rank.process.pid for rank in self._ranks]
 
-    def device(self, rank: int) -> str:
-        return self._ranks[rank].device
+    @property
+    def ranks(self) -> list[RankProcess]:
+        return self._ranks
+
+    def name(self, rank: int) -> str:
+        """Rank and device, for messages."""
+        return str(self._ranks[rank])
 
     def alive(self) -> bool:
-        return not self.closed and all(rank.process.poll() is None for rank in self._ranks)
+        return not self.closed and not self._gone and all(rank.process.poll() is None for rank in self._ranks)
+
+    def healthy(self) -> bool:
+        """Whether every rank lives. Asks them, because a death just now may not have been noticed yet."""
+        self.ask(stacks=False)
+        return self.alive()
 
     def next_request(self) -> int:
         self._requests += 1
         return self._requests
+
+    def phase(self, what: str) -> None:
+        """What the ranks are doing from now on, for the message of an error: "sampling", "loading …"."""
+        self._phase = what
+
+    # Messages
 
     def _read(self, rank: RankProcess) -> None:
         while True:
             try:
                 payload, _ = rank.channel.receive()
             except ChannelClosed:
-                self._events.put((rank.rank, None))
+                self._gone = True
+                self._messages.put((rank.rank, None))
                 return
-            self._events.put((rank.rank, decode(payload)))
+            message = decode(payload)
+            self._watch.heard(rank.rank, message)
+            if isinstance(message, Standing):
+                self._answers.put((rank.rank, message))
+            elif not isinstance(message, Heartbeat):
+                self._messages.put((rank.rank, message))
 
-    def _wait_until_ready(self, deadline: float) -> None:
-        waiting = set(range(len(self._ranks)))
+    def receive(self, seconds: float) -> tuple[int, Any] | None:
+        """The next message and its rank; None when none came. Raises GroupError when the group is lost."""
+        try:
+            rank, message = self._messages.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            if self._cause is not None or self.closed:
+                raise self._lost() from None
+            return None
+        if message is None:
+            raise self._lose_dead(rank)
+        return rank, message
+
+    def wait_until_ready(self, abandoned: threading.Event | None = None) -> None:
+        """Raises GroupError with the first cause when a rank dies, or is not ready in time, or nobody wants it."""
+        deadline = self._started + self._limits.start
+        waiting = set(range(self.size))
         while waiting:
-            try:
-                rank, message = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                raise GroupError(
-                    f"{', '.join(self._name(rank) for rank in sorted(waiting))} not ready within"
-                    f" {self._timeouts.start:.0f} s. Last lines of its log:\n{self._ranks[min(waiting)].log_tail()}"
-                ) from None
-            if message is None:
-                raise self._died(rank)
-            if isinstance(message, Ready):
-                waiting.discard(rank)
+            got = self.receive(POLL_SECONDS)
+            if got is not None and isinstance(got[1], Ready):
+                waiting.discard(got[0])
+            elif abandoned is not None and abandoned.is_set():
+                raise self.lose(lambda: GroupError(f"{self.devices} is no longer wanted"))
+            elif time.monotonic() > deadline:
+                raise self.lose(lambda: self._late(waiting))
+        self._phase = "idle"
+        seconds = time.monotonic() - self._started
+        logging.info("xDiT: %s ready after %.1f s", self.devices, seconds)
+        emit(GroupStarted(self.devices, tuple(self.pids), seconds))
 
     def send(self, message: Any) -> None:
         """The same bytes to every rank. Raises GroupError when one is gone."""
@@ -115,66 +166,108 @@ class ProcessGroup:
             try:
                 rank.channel.send(payload, descriptors)
             except ChannelClosed:
-                raise self._died(rank.rank) from None
+                raise self._lose_dead(rank.rank) from None
 
-    def events(self, interrupted: Callable[[], bool], request: int) -> Iterator[tuple[int, Any]]:
-        """Messages of the ranks as they come; sends Cancel once when `interrupted`. Raises GroupError when one dies."""
-        cancelled = False
-        while True:
-            if not cancelled and interrupted():
-                cancelled = True
-                self.send(Cancel(request))
+    def ask(self, stacks: bool, ranks: set[int] | None = None) -> dict[int, Standing]:
+        """Where the ranks (all of them, or `ranks`) stand, as far as they answer at once. For any thread."""
+        with self._asking:
+            while not self._answers.empty():  # too late for the question before
+                self._answers.get()
+            return self._ask(stacks, set(range(self.size)) if ranks is None else set(ranks))
+
+    def _ask(self, stacks: bool, asked: set[int]) -> dict[int, Standing]:
+        standing: dict[int, Standing] = {}
+        for rank in sorted(asked):
             try:
-                rank, message = self._events.get(timeout=POLL_SECONDS)
+                self._ranks[rank].channel.send(encode(Ask(stacks)))
+            except ChannelClosed:
+                asked.discard(rank)
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while standing.keys() != asked and time.monotonic() < deadline and not self._gone:
+            try:
+                rank, answer = self._answers.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 continue
-            if message is None:
-                raise self._died(rank)
-            if getattr(message, "request", request) == request:
-                yield rank, message
+            standing[rank] = answer
+        return standing
 
-    def events_for(self, seconds: float, request: int) -> Iterator[tuple[int, Any]]:
-        """Messages of the ranks until `seconds` have passed. A rank that dies meanwhile is one that does not answer."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            try:
-                rank, message = self._events.get(timeout=left)
-            except queue.Empty:
-                return
-            if message is not None and getattr(message, "request", request) == request:
-                yield rank, message
+    def memory(self) -> dict[int, Memory]:
+        """Free memory of the ranks that answer."""
+        return {rank: answer.memory for rank, answer in self.ask(stacks=False).items() if answer.memory}
 
-    def _name(self, rank: int) -> str:
-        return f"rank {rank} ({self._ranks[rank].device})"
+    # Ends
+
+    def lose(self, cause: Callable[[], GroupError]) -> GroupError:
+        """End the group because of `cause()`, or of what ended it before; returns what to raise."""
+        with self._lock:
+            if self._cause is None and not self.closed:
+                self._cause = cause()
+        self.kill()
+        return self._lost()
+
+    def _lost(self) -> GroupError:
+        if self._cause is None:
+            return GroupError(f"{self.devices}: the process group was closed")
+        return GroupError(str(self._cause), self._cause.rank)
+
+    def _lose_dead(self, rank: int) -> GroupError:
+        return self.lose(lambda: self._died(rank))
+
+    def _late(self, waiting: set[int]) -> GroupError:
+        first = self._ranks[min(waiting)]
+        late = ", ".join(self.name(rank) for rank in sorted(waiting))
+        return GroupError(
+            f"{late} not ready within {self._limits.start:g} s (XDIT_START_TIMEOUT).\n{places(self, self.ask(True))}\n"
+            f"Last lines of {first.log}:\n{first.log.tail()}",
+            first.rank,
+        )
 
     def _died(self, rank: int) -> GroupError:
-        process = self._ranks[rank].process
+        died = self._ranks[rank]
         try:
-            code = process.wait(timeout=1)
-            end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        except Exception:
+            code = died.process.wait(timeout=EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
             end = "closed its channel"
-        tail = self._ranks[rank].log_tail()
-        self.close()
-        return GroupError(f"{self._name(rank)} {end}. Last lines of {self._ranks[rank].log}:\n{tail}")
+        else:
+            end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            if code == -signal.SIGKILL:
+                end += " (the kernel does that when the machine's memory is full)"
+            died.log.close()
+        return GroupError(f"{died} {end} while {self._phase}. Last lines of {died.log}:\n{died.log.tail()}", rank)
+
+    def kill(self) -> None:
+        """End every rank at once."""
+        self._end(0.0)
 
     def close(self) -> None:
         """End every rank: asked first, then forced. Leaves no process, file or socket behind."""
-        if self.closed:
-            return
-        self.closed = True
-        emit(GroupEnded(self.devices, tuple(self.pids)))
-        for rank in self._ranks:
+        for rank in [] if self.closed else self._ranks:
             try:
                 rank.channel.send(encode(Shutdown()))
             except ChannelClosed:
                 continue
-        deadline = time.monotonic() + self._timeouts.stop
+        self._end(self._limits.stop)
+
+    def _end(self, grace: float) -> None:
+        with self._lock:
+            first, self.closed = not self.closed, True
+        if not first:
+            self._ended.wait()
+            return
+        emit(GroupEnded(self.devices, tuple(self.pids)))
+        self._watch.stop()
+        deadline = time.monotonic() + grace
         while time.monotonic() < deadline and any(rank.process.poll() is None for rank in self._ranks):
             time.sleep(POLL_SECONDS)
         for rank in self._ranks:
             if rank.process.poll() is None:
                 rank.process.kill()
-            rank.process.wait()
+        for rank in self._ranks:
+            try:
+                rank.process.wait(KILL_SECONDS)
+            except subprocess.TimeoutExpired:
+                logging.warning("xDiT: %s was killed and has not ended yet: its device's driver holds it", rank)
             rank.channel.close()
+            rank.log.close()
         os.close(self._store)
+        self._ended.set()

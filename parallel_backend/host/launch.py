@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import folder_paths
 
 from ..transport.channel import Channel
 from .devices import DeviceSet
+from .limits import Limits
+from .rank_log import RankLog
 
 PACK_ROOT = Path(__file__).resolve().parents[2]
 PACK_NAME = __name__.removesuffix(".parallel_backend.host.launch")
@@ -22,44 +27,61 @@ LOOPBACK = "lo"
 ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
 
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds. `start`: until every rank is ready; `collective`: torch.distributed's; `stop`: an orderly end."""
-
-    start: float = 180.0
-    collective: float = 600.0
-    stop: float = 5.0
-
-    @classmethod
-    def from_environment(cls) -> Timeouts:
-        """XDIT_START_TIMEOUT and XDIT_COLLECTIVE_TIMEOUT, in seconds."""
-        return cls(
-            start=float(os.environ.get("XDIT_START_TIMEOUT", cls.start)),
-            collective=float(os.environ.get("XDIT_COLLECTIVE_TIMEOUT", cls.collective)),
-        )
-
-
 @dataclass
 class RankProcess:
     rank: int
     device: str
     process: subprocess.Popen
     channel: Channel
-    log: Path
+    log: RankLog
 
-    def log_tail(self, lines: int = 12) -> str:
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+    def __str__(self) -> str:
+        return f"rank {self.rank} ({self.device})"
+
+    def stopped(self) -> bool:
+        """Whether somebody stopped the process (SIGSTOP, a debugger)."""
+        try:
+            stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return stat.rpartition(")")[2].split()[0] in "Tt"
 
 
-def log_directory() -> Path:
-    directory = Path(folder_paths.get_user_directory()) / "xdit"
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
+class Launcher:
+    """Starts processes from one thread that lives as long as ComfyUI.
+
+    A rank asks the kernel to end it with its parent (PR_SET_PDEATHSIG), and to the kernel that is the thread.
+    """
+
+    def __init__(self):
+        self._calls: queue.SimpleQueue[tuple[Future, Callable[[], subprocess.Popen]]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(self, call: Callable[[], subprocess.Popen]) -> subprocess.Popen:
+        """What `call` gives or raises, run in that thread."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="xdit-launcher", daemon=True)
+                self._thread.start()
+        future: Future[subprocess.Popen] = Future()
+        self._calls.put((future, call))
+        return future.result()
+
+    def _run(self) -> None:
+        while True:
+            future, call = self._calls.get()
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
 
 
-def start_rank(rank: int, devices: DeviceSet, store: int, timeouts: Timeouts, log_level: int) -> RankProcess:
-    """Start the process of `rank`; it answers with Ready over its channel.
+launcher = Launcher()
+
+
+def start_rank(rank: int, devices: DeviceSet, store: int, limits: Limits, log_level: int) -> RankProcess:
+    """Start the process of `rank`; it answers with Ready over its channel. Raises OSError.
 
     `store` is the descriptor of the file through which the ranks find each other.
     """
@@ -70,8 +92,9 @@ def start_rank(rank: int, devices: DeviceSet, store: int, timeouts: Timeouts, lo
         "kind": devices.kind,
         "index": devices.indices[rank],
         "descriptor": theirs.fileno(),
+        "host_pid": os.getpid(),
         "store": f"/proc/self/fd/{store}",
-        "collective_timeout": timeouts.collective,
+        "collective_timeout": limits.collective,
         "threads": max(1, (os.cpu_count() or 1) // devices.size) if devices.kind == "cpu" else 1,
         "pack_name": PACK_NAME,
         "pack_root": str(PACK_ROOT),
@@ -79,14 +102,21 @@ def start_rank(rank: int, devices: DeviceSet, store: int, timeouts: Timeouts, lo
         "comfy_args": sys.argv[1:],
         "log_level": log_level,
     }
-    log = log_directory() / f"rank{rank}.log"
-    with open(log, "wb") as output, theirs:
-        process = _spawn(boot, (theirs.fileno(), store), output)
+    output, theirs_output = os.pipe()
+    try:
+        with theirs:
+            process = launcher.start(lambda: _spawn(boot, (theirs.fileno(), store), theirs_output))
+    except BaseException:
+        os.close(output)
+        channel.close()
+        raise
+    finally:
+        os.close(theirs_output)
     device = f"cuda:{devices.indices[rank]}" if devices.kind == "cuda" else "cpu"
-    return RankProcess(rank, device, process, channel, log)
+    return RankProcess(rank, device, process, channel, RankLog(output, rank))
 
 
-def _spawn(boot: dict, descriptors: tuple[int, ...], output: IO[bytes]) -> subprocess.Popen:
+def _spawn(boot: dict, descriptors: tuple[int, ...], output: int) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, str(BOOTSTRAP), json.dumps(boot)],
         pass_fds=descriptors,

@@ -1,4 +1,4 @@
-"""The one process group of this ComfyUI: started when first needed, kept, replaced only when the devices change."""
+"""The one process group of this ComfyUI: started when first needed, kept, replaced when lost or the devices change."""
 
 from __future__ import annotations
 
@@ -7,66 +7,96 @@ import logging
 import sys
 import threading
 
-from comfy_execution.utils import get_executing_context
+import comfy.model_management
 
 from ..config import ConfigError
 from .devices import DeviceSet
-from .group import GroupError, ProcessGroup
-from .launch import Timeouts
+from .events import prompt_id
+from .group import POLL_SECONDS, ProcessGroup
+from .limits import Limits
+from .start import GroupStart
+
+SILENT_WAIT_SECONDS = 0.5
 
 
 class GroupManager:
     def __init__(self):
-        self._lock = threading.RLock()
-        self._group: ProcessGroup | None = None
+        self._lock = threading.Lock()
+        self._start: GroupStart | None = None
+        self._started_for: str | None = None  # the prompt whose error a failed start is
         self._prompt: tuple[str, DeviceSet] | None = None
         atexit.register(self.close)
 
-    def group(self, devices: DeviceSet) -> ProcessGroup:
-        """A ready group on `devices`. Raises ConfigError when this prompt already uses others, GroupError when it
-        cannot start.
+    def group(self, devices: DeviceSet, may_leave_out: bool) -> ProcessGroup:
+        """A ready, idle group on `devices`, or on fewer of them if one cannot be started and `may_leave_out`.
+
+        Raises ConfigError when this prompt already uses others, GroupError when it cannot start, and
+        InterruptProcessingException when Cancel is pressed; then the group goes on starting for the next prompt.
         """
         require_linux()
         self._one_device_set_per_prompt(devices)
-        with self._lock:
-            if self._group is not None and (self._group.devices != devices or not self._group.alive()):
-                self._group.close()
-                self._group = None
-            if self._group is None:
-                self._group = ProcessGroup(devices, Timeouts.from_environment())
-            return self._group
+        start = self._wanted(devices, may_leave_out)
+        _wait(start.done, f"{devices} to start")
+        if start.group is None:
+            self._forget(start)
+            raise start.error
+        leftover = start.group.leftover
+        if leftover is not None:
+            _wait(leftover.done, f"{devices} to finish what a cancelled prompt began")
+            start.group.leftover = None
+        if not start.group.healthy():
+            return self.group(devices, may_leave_out)
+        return start.group
 
-    def warm_up(self, devices: DeviceSet) -> None:
+    def warm_up(self, devices: DeviceSet, may_leave_out: bool) -> None:
         """Start a group in the background, so that it is ready when the sampler needs it."""
         require_linux()
         self._one_device_set_per_prompt(devices)
+        if self._start is None or self._start.devices == devices:
+            self._wanted(devices, may_leave_out)
 
-        def start():
-            try:
-                with self._lock:
-                    if self._group is None or self._group.devices == devices:
-                        self.group(devices)
-            except GroupError as error:
-                logging.warning("xDiT: %s", error)  # the sampler tries again, and then the prompt ends with the reason
+    def _wanted(self, devices: DeviceSet, may_leave_out: bool) -> GroupStart:
+        """The start of a group on these devices: the one there is, or a new one in its place."""
+        prompt = prompt_id()
+        with self._lock:
+            start = self._start
+            if start is not None and start.devices == devices and start.may_leave_out == may_leave_out:
+                if start.usable() or (start.error is not None and self._started_for == prompt):
+                    return start
+            self._start = GroupStart(devices, Limits.from_environment(), may_leave_out, replaces=start)
+            self._started_for = prompt
+            return self._start
 
-        threading.Thread(target=start, name="xdit-warm-up", daemon=True).start()
+    def _forget(self, start: GroupStart) -> None:
+        with self._lock:
+            if self._start is start:
+                self._start = None
 
     def _one_device_set_per_prompt(self, devices: DeviceSet) -> None:
-        context = get_executing_context()
-        if context is None:
+        prompt = prompt_id()
+        if prompt is None:
             return
-        if self._prompt is not None and self._prompt[0] == context.prompt_id and self._prompt[1] != devices:
+        if self._prompt is not None and self._prompt[0] == prompt and self._prompt[1] != devices:
             raise ConfigError(
                 f"this workflow asks for two sets of devices, {self._prompt[1]} and {devices}; one workflow runs on one"
                 " set: connect the same Parallel Config to every xDiT node"
             )
-        self._prompt = (context.prompt_id, devices)
+        self._prompt = (prompt, devices)
 
     def close(self) -> None:
         with self._lock:
-            if self._group is not None:
-                self._group.close()
-                self._group = None
+            start, self._start = self._start, None
+        if start is not None:
+            start.abandon()
+
+
+def _wait(done: threading.Event, what: str) -> None:
+    """Wait for `done`, saying so when it takes a while. Cancel ends the wait, and nothing else."""
+    if done.wait(SILENT_WAIT_SECONDS):
+        return
+    logging.info("xDiT: waiting for %s", what)
+    while not done.wait(POLL_SECONDS):
+        comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def require_linux() -> None:

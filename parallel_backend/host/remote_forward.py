@@ -18,8 +18,9 @@ from ..protocol import Discard, Forward
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel, dumps
 from .describe import GraphDescribers
+from .errors import RequestRefused
 from .group import ProcessGroup
-from .request import Request, RequestRefused, collect, prepare
+from .request import Request, collect, prepare
 
 # Ran on the host already, around the call that is sent.
 HOST_OPTIONS = ("wrappers", "callbacks", "multigpu_thread_pool")

@@ -12,7 +12,7 @@ import torch
 import tqdm
 
 from ..config import ParallelConfig
-from ..protocol import Finished, SampleRequest, Step
+from ..protocol import Finished, FreeMemory, SampleRequest, Step
 from ..sharding.guided_call import patch_between_conditions
 from ..sharding.plan import heads_of
 from ..sharding.plans import plan_for
@@ -20,9 +20,11 @@ from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel
 from .choose import Workload, choose
 from .devices import resolve
+from .errors import OutOfMemory
 from .events import RunStarted, emit, observed, prompt_id
 from .group import ProcessGroup
 from .manager import manager
+from .memory import ADVICE
 from .remote_forward import sample_here
 from .request import Request, collect, prepare
 from .room import make_room
@@ -30,19 +32,38 @@ from .room import make_room
 
 @observed
 def run(executor, arguments: dict[str, Any], callback: Callable | None, disable_pbar: bool) -> torch.Tensor:
-    """`guider.outer_sample` in the ranks; what it returns, on ComfyUI's device.
+    """`guider.outer_sample` in the ranks; what it returns, on ComfyUI's device. Out of memory, it is tried once more.
 
-    Raises InterruptProcessingException when cancelled, ConfigError, RequestRefused or GroupError with the reason.
+    Raises InterruptProcessingException when cancelled; ConfigError, RequestRefused, OutOfMemory or GroupError.
     """
+    try:
+        return _run(executor, arguments, callback, disable_pbar)
+    except OutOfMemory as first:
+        how = "after freeing the ranks' memory" if first.group_lives else "in a new process group"
+        logging.warning("xDiT: %s; trying once more %s", first, how)
+    try:
+        return _run(executor, arguments, callback, disable_pbar, free_first=True)
+    except OutOfMemory as second:
+        raise OutOfMemory(f"{second}; this was the second try. {ADVICE}", second.group_lives) from None
+
+
+def _run(
+    executor, arguments: dict[str, Any], callback: Callable | None, disable_pbar: bool, free_first: bool = False
+) -> torch.Tensor:
     guider = executor.class_obj
     patcher = guider.model_patcher
     config = patcher.parallel_config or ParallelConfig()
     devices = resolve(config.devices)
-    choice = choose(config, devices.size, workload(guider, arguments["noise"]))
-    logging.info("xDiT: %s on %s", choice, devices)
-    group = manager.group(devices)
-    make_room(guider, arguments["noise"].shape, devices, patcher.identity().key in group.resident)
-    emit(RunStarted(prompt_id(), devices, str(choice.degrees)))
+    work = workload(guider, arguments["noise"])
+    choose(config, devices.size, work)  # what cannot be had is refused before anything starts
+    group = manager.group(devices, config.may_leave_out)
+    choice = choose(config, group.size, work)
+    logging.info("xDiT: %s on %s", choice, group.devices)
+    if free_first:
+        group.send(FreeMemory())
+        group.resident.clear()
+    make_room(guider, arguments["noise"].shape, group.devices, patcher.identity().key in group.resident)
+    emit(RunStarted(prompt_id(), group.devices, str(choice.degrees)))
     started = time.monotonic()
     try:
         request = prepare(group, "sample", _sample_request(guider, arguments, callback), choice.degrees, config)

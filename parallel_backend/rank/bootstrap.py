@@ -3,15 +3,27 @@
 Run as a script, `bootstrap.py '<json>'`, never through multiprocessing, whose child would run ComfyUI's main.py again.
 """
 
+import ctypes
 import importlib
 import importlib.util
 import json
 import os
+import signal
 import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_host(host_pid: int) -> None:
+    """The kernel ends this process with ComfyUI, also while it imports, hangs or is stopped."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != host_pid:  # it ended before this line
+        os._exit(0)
 
 
 def main() -> None:
     boot = json.loads(sys.argv[1])
+    end_with_host(boot["host_pid"])
     sys.path[:0] = [boot["comfy_root"]]
     sys.path.remove(os.path.dirname(os.path.abspath(__file__)))
     sys.argv = [os.path.join(boot["comfy_root"], "main.py"), *boot["comfy_args"]]

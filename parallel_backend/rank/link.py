@@ -1,25 +1,31 @@
-"""This rank's end of its private channel: commands in order, cancels at once; the rank ends when the host does."""
+"""This rank's end of its private channel: commands in order, cancels and questions at once.
+
+The rank ends when the host does.
+"""
 
 from __future__ import annotations
 
 import os
 import queue
 import threading
+from collections.abc import Callable
 from typing import Any
 
-from ..protocol import Cancel, decode, encode
+from ..protocol import Ask, Cancel, Standing, decode, encode
 from ..transport.channel import Channel, ChannelClosed
+from .cancel import CancelFlag
 
 
 class HostLink:
-    """A reader thread feeds `commands` with (message, descriptors). When the host is gone the process ends at once,
-    also while the main thread is inside a collective.
+    """A reader thread feeds `commands` with (message, descriptors), and answers Ask with `answer`. When the host is
+    gone the process ends at once, also while the main thread is inside a collective.
     """
 
-    def __init__(self, descriptor: int):
+    def __init__(self, descriptor: int, answer: Callable[[Ask], Standing]):
         self._channel = Channel.from_descriptor(descriptor)
+        self._answer = answer
         self.commands: queue.SimpleQueue[tuple[Any, tuple[int, ...]]] = queue.SimpleQueue()
-        self._cancelled: dict[int, threading.Event] = {}
+        self._cancelled: dict[int, CancelFlag] = {}
         self._lock = threading.Lock()
         threading.Thread(target=self._read, name="xdit-host-link", daemon=True).start()
 
@@ -32,13 +38,15 @@ class HostLink:
             message = decode(payload)
             if isinstance(message, Cancel):
                 self.cancelled(message.request).set()
+            elif isinstance(message, Ask):
+                self.send(self._answer(message))
             else:
                 self.commands.put((message, descriptors))
 
-    def cancelled(self, request: int) -> threading.Event:
+    def cancelled(self, request: int) -> CancelFlag:
         """Set once the host cancels this request."""
         with self._lock:
-            return self._cancelled.setdefault(request, threading.Event())
+            return self._cancelled.setdefault(request, CancelFlag())
 
     def done(self, request: int) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+import time
 import traceback
 from datetime import timedelta
 from typing import Any
@@ -14,15 +15,19 @@ import torch
 import torch.distributed as dist
 
 from ..protocol import (
+    IDLE,
+    LOADING,
     ArenaMessage,
     Discard,
     Failed,
     Finished,
     Forward,
+    FreeMemory,
     Go,
     Prepare,
     Prepared,
     Probe,
+    Raised,
     Ready,
     Rejected,
     SampleRequest,
@@ -31,11 +36,12 @@ from ..protocol import (
 from ..sharding.engine import ShardedModel
 from ..sharding.plans import plan_for
 from ..transport.packing import pack
-from . import prompt_server
+from . import collectives, prompt_server
 from .forward import ForwardServer
 from .link import HostLink
 from .mesh import Meshes
 from .probe import probe
+from .pulse import Pulse
 from .reader import RequestReader
 from .sampling import sample
 from .steps import StepSender
@@ -47,8 +53,9 @@ VERSIONS = ("torch", "xfuser", "diffusers", "safetensors", "cloudpickle")
 def run(boot: dict[str, Any]) -> None:
     logging.basicConfig(level=boot["log_level"], format=f"[rank {boot['rank']}] %(levelname)s %(message)s", force=True)
     prompt_server.install()
-    link = HostLink(boot["descriptor"])
     device = torch.device("cuda", boot["index"]) if boot["kind"] == "cuda" else torch.device("cpu")
+    pulse = Pulse(device)
+    link = HostLink(boot["descriptor"], pulse.standing)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if boot["kind"] == "cuda" else "gloo",
         store=dist.FileStore(boot["store"], boot["world_size"]),
@@ -56,16 +63,18 @@ def run(boot: dict[str, Any]) -> None:
         world_size=boot["world_size"],
         timeout=timedelta(seconds=boot["collective_timeout"]),
     )
-    rank = Rank(boot["rank"], device, link)
+    rank = Rank(boot["rank"], device, link, pulse)
+    pulse.beat(link.send)
     link.send(Ready(boot["rank"], os.getpid(), str(device), _versions()))
     with torch.inference_mode():
         rank.serve()
 
 
 class Rank:
-    def __init__(self, rank: int, device: torch.device, link: HostLink):
+    def __init__(self, rank: int, device: torch.device, link: HostLink, pulse: Pulse):
         self._rank = rank
         self._link = link
+        self._pulse = pulse
         self._device = device
         self._meshes = Meshes(device)
         self._reader = RequestReader(device, ModelStore(device, attach_plan))
@@ -78,6 +87,7 @@ class Rank:
             if isinstance(message, Shutdown):
                 return
             self._handle(message, descriptors)
+            self._pulse.activity = IDLE
 
     def _handle(self, message: Any, descriptors: tuple[int, ...]) -> None:
         match message:
@@ -93,8 +103,11 @@ class Rank:
                 self._probe(message)
             case Discard():
                 self._end(message.request)
+            case FreeMemory():
+                free_memory()
 
     def _prepare(self, message: Prepare) -> None:
+        self._pulse.activity = LOADING
         stage = "read"
         try:
             request = self._reader.read(message)
@@ -102,25 +115,24 @@ class Rank:
             comfy.model_management.load_models_gpu(self._reader.patchers)
         except Exception as error:
             self._end(message.request)
-            self._link.send(
-                Rejected(message.request, self._rank, stage, f"{type(error).__name__}: {error}", traceback.format_exc())
-            )
+            self._link.send(Rejected(message.request, self._rank, stage, raised(error)))
             return
         self._prepared = (message, request)
         self._link.send(Prepared(message.request, self._rank, tuple(self._reader.echo)))
 
     def _go(self, message: Prepare, request: Any) -> None:
+        self._pulse.sampling(self._link.cancelled(message.request))
         try:
             mesh = self._meshes.get(message.degrees)
             if message.kind == "forward":
                 self._forward = ForwardServer(self._reader, mesh, self._meshes, message.attention)
                 return
             if not mesh.takes_part:
-                self._link.send(Finished(message.request, self._rank))
+                self._finish(message.request)
             else:
                 self._sample(message, request, mesh)
         except comfy.model_management.InterruptProcessingException:
-            self._link.send(Finished(message.request, self._rank, cancelled=True))
+            self._finish(message.request, cancelled=True)
         except Exception as error:
             self._fail(message.request, error)
         self._end(message.request)
@@ -141,7 +153,7 @@ class Rank:
         finally:
             steps.finish()
         result = (pack(latent), *self._rng()) if self._rank == 0 else None
-        self._link.send(Finished(message.request, self._rank, result=result, notes=notes))
+        self._finish(message.request, result=result, notes=notes)
 
     def _rng(self) -> tuple:
         """The random state after sampling, CPU and accelerator, for ComfyUI to go on from."""
@@ -150,15 +162,19 @@ class Rank:
 
     def _forward_call(self, message: Forward) -> None:
         cancelled = self._link.cancelled(message.request)
+        self._pulse.sampling(cancelled)
         try:
             output, notes = self._forward.call(message, cancelled)
         except comfy.model_management.InterruptProcessingException:
-            self._link.send(Finished(message.request, self._rank, cancelled=True))
+            self._finish(message.request, cancelled=True)
         except Exception as error:
             self._fail(message.request, error)
         else:
             result = pack(output) if self._rank == 0 else None
-            self._link.send(Finished(message.request, self._rank, result=result, notes=notes))
+            self._finish(message.request, result=result, notes=notes)
+
+    def _finish(self, request: int, **what: Any) -> None:
+        self._link.send(Finished(request, self._rank, collectives=collectives.begun(), **what))
 
     def _probe(self, message: Probe) -> None:
         try:
@@ -167,9 +183,9 @@ class Rank:
             self._fail(message.request, error)
 
     def _fail(self, request: int, error: Exception) -> None:
+        cause = raised(error)
         logging.exception("request %s", request)
-        text = traceback.format_exc()
-        self._link.send(Failed(request, self._rank, f"{type(error).__name__}: {error}", text))
+        self._link.send(Failed(request, self._rank, cause, collectives.begun()))
 
     def _end(self, request: int) -> None:
         if self._forward is not None:
@@ -178,6 +194,18 @@ class Rank:
         self._prepared = None
         self._reader.patchers = []
         self._link.done(request)
+
+
+def raised(error: Exception) -> Raised:
+    """`error`, which is being handled, for the host."""
+    out_of_memory = comfy.model_management.is_oom(error)
+    return Raised(f"{type(error).__name__}: {error}", traceback.format_exc(), time.monotonic(), out_of_memory)
+
+
+def free_memory() -> None:
+    comfy.model_management.unload_all_models()
+    comfy.model_management.cleanup_models_gc()
+    comfy.model_management.soft_empty_cache()
 
 
 def attach_plan(model: torch.nn.Module) -> None:

@@ -36,15 +36,15 @@ class RequestReader:
         self.modules.offer(message.modules, message.keep_modules)
         for name, (file, package) in reversed(message.imports.items()):
             import_by_path(name, file, package)
-        request = self.loads(message.stream)
-        self._blobs.forget(message.forget)
-        return request
+        return self.loads(message.stream, message.forget)
 
-    def loads(self, stream: bytes, forget: list[bytes] | None = None) -> Any:
-        with restore.reading(self):
-            value = pickle.loads(stream)
-        self._blobs.forget(forget or [])
-        return value
+    def loads(self, stream: bytes, forget: list[bytes]) -> Any:
+        """What `stream` holds; blobs that it no longer names (`forget`) are let go."""
+        try:
+            with restore.reading(self):
+                return pickle.loads(stream)
+        finally:  # the host counts on it, whether the stream could be read or not
+            self._blobs.forget(forget)
 
     # transport.restore.Reader
 

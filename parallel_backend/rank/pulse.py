@@ -1,0 +1,60 @@
+"""Signs of life, from threads beside the main one: heartbeats, and where the main thread stands when asked."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import torch
+
+from ..protocol import IDLE, SAMPLING, Ask, Heartbeat, Memory, Standing
+from ..transport.channel import ChannelClosed
+from . import collectives
+from .cancel import CancelFlag
+
+HEARTBEAT_SECONDS = 1.0
+STACK_FRAMES = 12
+
+
+class Pulse:
+    """`activity` is set by the main thread (IDLE, LOADING, SAMPLING), `sampling` when it begins a request."""
+
+    def __init__(self, device: torch.device):
+        self.activity = IDLE
+        self._device = device
+        self._main = threading.get_ident()
+        self._flag = CancelFlag()
+
+    def sampling(self, flag: CancelFlag) -> None:
+        self._flag = flag
+        self.activity = SAMPLING
+
+    def beat(self, send: Callable[[Any], None]) -> None:
+        """Send heartbeats in the background from now on, until the channel is closed."""
+        threading.Thread(target=self._beat, args=(send,), name="xdit-heartbeat", daemon=True).start()
+
+    def _beat(self, send: Callable[[Any], None]) -> None:
+        while True:
+            progress = self._flag.asked + sum(collectives.begun().values())
+            try:
+                send(Heartbeat(self.activity, progress))
+            except ChannelClosed:
+                return  # the link's reader ends the process
+            time.sleep(HEARTBEAT_SECONDS)
+
+    def standing(self, question: Ask) -> Standing:
+        if not question.stacks:
+            return Standing(memory=memory(self._device))
+        frame = sys._current_frames()[self._main]
+        return Standing(tuple(traceback.format_stack(frame)[-STACK_FRAMES:]), collectives.begun())
+
+
+def memory(device: torch.device) -> Memory:
+    return Memory(
+        int(comfy.model_management.get_free_memory(device)), int(comfy.model_management.get_total_memory(device))
+    )

@@ -1,0 +1,34 @@
+"""A device runs out of memory: one more try, in place where the ranks are in step, else in a new group."""
+
+import pytest
+
+OUT_OF_MEMORY = {"kind": "out of memory", "place": "before the model call"}
+
+
+@pytest.mark.parametrize("place", ["before the model call", "while loading"])
+def test_all_ranks_run_out_and_try_again_in_place(faults, place):
+    faults.latent()
+    pids, start = faults.pids(), faults.log_size
+    faults.assert_right(seed=41, fault={**OUT_OF_MEMORY, "place": place, "rank": -1})
+    log = faults.log_since(start)
+    assert log.count("out of memory on rank") == 1
+    assert "asked for 2.50 GiB" in log and "trying once more after freeing the ranks' memory" in log
+    assert faults.pids() == pids
+
+
+def test_one_rank_runs_out_and_a_new_group_tries_again(faults):
+    faults.latent()
+    pids, start = faults.pids(), faults.log_size
+    faults.assert_right(seed=42, fault=OUT_OF_MEMORY)
+    log = faults.log_since(start)
+    assert "out of memory on rank 1 (cpu) while sampling" in log and "trying once more in a new process group" in log
+    assert not faults.pids() & pids
+
+
+def test_a_second_failure_says_what_there_is_and_what_helps(faults):
+    faults.latent()
+    message = faults.error(within=60, fault={**OUT_OF_MEMORY, "rank": -1, "times": 2}).message
+    assert "asked for 2.50 GiB" in message and "second try" in message
+    assert "rank 0 (cpu)" in message and "rank 1 (cpu)" in message and "GiB" in message
+    assert "fp8_e4m3fn" in message and "smaller image" in message
+    faults.assert_right(seed=43)

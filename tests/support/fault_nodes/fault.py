@@ -1,0 +1,80 @@
+"""What goes wrong in a rank, and when."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+PLACES = ("before the model call", "inside the model call", "while loading")
+LONG = 3600.0
+
+
+def end_by(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(0.2)  # a stopped process goes on here, if it ever goes on
+
+
+def fail() -> None:
+    raise RuntimeError("the block of this rank fell over")
+
+
+def run_out_of_memory() -> None:
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 1 has a total capacity of 8.00 GiB of which 1.00 GiB is"
+        " free."
+    )
+
+
+KINDS = {
+    "killed": lambda: end_by(signal.SIGKILL),
+    "stopped": lambda: end_by(signal.SIGSTOP),
+    "hangs": lambda: time.sleep(LONG),
+    "slow": lambda: time.sleep(3),
+    "raises": fail,
+    "out of memory": run_out_of_memory,
+}
+
+
+class Fault:
+    """A DIFFUSION_MODEL wrapper that strikes once the chosen rank reaches the chosen place."""
+
+    def __init__(self, kind: str, place: str, rank: int, call: int, times: int, counter: str):
+        self.kind = kind
+        self.place = place
+        self.rank = rank
+        self.call = call
+        self.times = times
+        self.counter = counter
+        self.calls = 0
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        if self.place == "while loading" and dist.is_initialized():
+            self.strike()
+
+    def __call__(self, executor, *args, **kwargs):
+        self.calls += 1
+        if self.calls != self.call or self.place == "while loading":
+            return executor(*args, **kwargs)
+        if self.place == "before the model call":
+            self.strike()
+            return executor(*args, **kwargs)
+        last = [module for module in executor.class_obj.modules() if isinstance(module, torch.nn.ModuleList)][-1][-1]
+        hook = last.register_forward_pre_hook(lambda *_: self.strike())
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            hook.remove()
+
+    def strike(self) -> None:
+        rank = dist.get_rank()
+        if self.rank not in (-1, rank):
+            return
+        struck = Path(self.counter) / f"rank{rank}"
+        count = len(struck.read_text()) if struck.exists() else 0
+        if count < self.times:
+            struck.write_text("x" * (count + 1))
+            KINDS[self.kind]()

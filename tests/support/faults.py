@@ -1,0 +1,102 @@
+"""Sampling with ranks that fail, seen through the server."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+from comfy_host.instance import ComfyInstance
+
+from .comfy_client import ComfyClient, NodeError, PromptFailed
+from .compare import TOLERANCE
+from .parity import relative_error
+from .prompts import Graph
+from .ranks import rank_pids
+from .tiny_models import ModelShelf
+
+ERROR_WITHIN_S = 15
+FAILING_DEVICES = "failing-devices.json"
+
+
+class FaultGraph:
+    """A tiny Flux on `devices`. `fault` gives the inputs of FaultInRank."""
+
+    def __init__(self, comfy: ComfyInstance, client: ComfyClient, models: ModelShelf, folder: Path):
+        self.comfy = comfy
+        self.client = client
+        self.name = models.flux()
+        self.counter = folder
+        self._stock: dict[int, torch.Tensor] = {}
+
+    def graph(
+        self, devices="cpu:2", seed=7, steps=4, size=64, fault=None, stock=False, **degrees
+    ) -> tuple[dict, str, str]:
+        """A prompt, its sampler's id and its SaveLatent's id."""
+        graph = Graph()
+        if stock:
+            model = graph.add("UNETLoader", unet_name=self.name, weight_dtype="default")
+        else:
+            config = graph.parallel_config(devices, **degrees)
+            model = graph.add("XDiTLoader", unet_name=self.name, weight_dtype="default", parallel_config=config)
+        if fault:
+            inputs = {"rank": 1, "call": 2, "times": 1, "counter": str(self.counter), **fault}
+            model = graph.add("FaultInRank", model=model, **inputs)
+        latent = graph.add("EmptySD3LatentImage", width=size, height=size, batch_size=1)
+        sampled = graph.sample("KSampler", model, graph.flux_conditioning(1), latent, seed=seed, steps=steps)
+        return graph.prompt, sampled.id, graph.save(sampled).id
+
+    def latent(self, **options) -> torch.Tensor:
+        prompt, _, saved = self.graph(**options)
+        return self.client.latent(self.client.run(prompt), saved)
+
+    def assert_right(self, **options) -> None:
+        """This run gives stock ComfyUI's latent."""
+        expected = self.latent(stock=True, **{key: value for key, value in options.items() if key in ("seed", "steps")})
+        assert relative_error(self.latent(**options), expected) <= TOLERANCE
+
+    def error(self, within: float = ERROR_WITHIN_S, **options) -> NodeError:
+        """The error of a prompt whose ranks run already; it has to come within so many seconds from its start."""
+        prompt, sampler, _ = self.graph(**options)
+        try:
+            self.client.run(prompt)
+        except PromptFailed as failed:
+            result = failed.result
+        else:
+            raise AssertionError("the prompt was expected to fail")
+        assert result.error is not None, "interrupted"
+        assert result.error.node == sampler
+        assert result.seconds <= within, result.error.message
+        return result.error
+
+    def log_since(self, start: int) -> str:
+        """What ComfyUI's console shows since its log was `start` bytes long."""
+        with open(self.comfy.log, errors="replace") as log:
+            log.seek(start)
+            return log.read()
+
+    @property
+    def log_size(self) -> int:
+        return self.comfy.log.stat().st_size
+
+    def break_devices(self, *indices: int) -> None:
+        """Ranks on these devices end as soon as they are started."""
+        (self.comfy.base / FAILING_DEVICES).write_text(json.dumps(indices))
+
+    def kill_ranks(self) -> set[int]:
+        """SIGKILL to every rank; returns who they were, once they are gone."""
+        pids = self.pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        self.wait_until(lambda: not self.pids() & pids)
+        return pids
+
+    def pids(self) -> set[int]:
+        return rank_pids(self.comfy)
+
+    def wait_until(self, what, seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < deadline, f"not within {seconds} s"
+            time.sleep(0.05)
