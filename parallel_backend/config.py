@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 
 STRATEGIES = ("auto", "manual")
 ATTENTION_KERNELS = ("auto", "comfyui", "cudnn", "flash")
+COMPILE = ("auto", "on", "off")
 UNSUPPORTED = ("run on one device", "refuse")
 NOT_BUILT = {"pipefusion": "PipeFusion"}
 DEFAULT_CPU_RANKS = 2
@@ -55,13 +56,17 @@ class Degrees:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """One Parallel Config node. `degrees` counts for strategy "manual" only."""
+    """One Parallel Config node. `degrees` counts for strategy "manual" only.
+
+    `compile`: torch.compile for the model's blocks and CUDA graphs where they are safe; "auto": once it pays.
+    """
 
     devices: str = "auto"
     strategy: str = "auto"
     degrees: Degrees = Degrees()
     attention: str = "auto"
     unsupported: str = UNSUPPORTED[0]
+    compile: str = "auto"
 
     @property
     def may_leave_out(self) -> bool:
@@ -74,6 +79,7 @@ class ParallelConfig:
             ("strategy", STRATEGIES),
             ("attention", ATTENTION_KERNELS),
             ("unsupported", UNSUPPORTED),
+            ("compile", COMPILE),
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; possible: {', '.join(allowed)}")

@@ -66,6 +66,7 @@ class Prepare:
     imports: dict[str, tuple[str, bool]]
     degrees: Degrees
     attention: str
+    compile: bool
     forget: list[bytes] = field(default_factory=list)
     keep_modules: list[bytes] = field(default_factory=list)
 

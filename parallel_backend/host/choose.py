@@ -15,7 +15,8 @@ SMALL_LATENT = 128 * 128  # positions of a latent up to which whole images are d
 class Workload:
     """What a choice depends on. `conditions`: how many each guided call evaluates; `heads`: None without a plan.
 
-    `together`: the patch for which all conditions must be rows of one model call, or None.
+    `together`: the patch for which all conditions must be rows of one model call, or None. `compiles`: whether there is
+    something to compile or to capture.
     """
 
     architecture: str
@@ -24,6 +25,7 @@ class Workload:
     conditions: int
     latent_shape: tuple[int, ...]
     together: str | None = None
+    compiles: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 import folder_paths
 
 from ..transport.channel import Channel
+from .cache import cache_directory
 from .devices import DeviceSet
 from .limits import Limits
 from .rank_log import RankLog
@@ -141,6 +142,9 @@ def rank_environment(host: os._Environ | dict[str, str], threads: int) -> dict[s
     environment["GLOO_SOCKET_IFNAME"] = LOOPBACK
     environment["NCCL_SOCKET_IFNAME"] = LOOPBACK
     environment.setdefault("NCCL_RAS_ENABLE", "0")  # a listener on a fixed port that nothing here asks
+    environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_directory() / "inductor"))
+    environment.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")  # of each rank; its default is one for each core
+    environment["TORCH_SYMM_MEM_DISABLE_MULTICAST"] = "1"  # not needed, and a fault of it outlives the process
     environment["OMP_NUM_THREADS"] = str(threads)
     environment["PYTHONUNBUFFERED"] = "1"
     return environment

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from . import nvidia_smi
+from .cache import cache_directory
 from .devices import DeviceSet
 
 FORMAT = 1
@@ -99,10 +100,7 @@ def keep_links(devices: DeviceSet, links: Links) -> Path:
 
 
 def links_file() -> Path:
-    """links.json in XDIT_CACHE, else in xdit-comfyui of the user's cache directory."""
-    if named := os.environ.get("XDIT_CACHE"):
-        return Path(named).expanduser() / "links.json"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "xdit-comfyui" / "links.json"
+    return cache_directory() / "links.json"
 
 
 def _read() -> list[dict[str, Any]]:

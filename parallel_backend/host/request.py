@@ -50,6 +50,7 @@ def prepare(group: ProcessGroup, kind: str, payload: Any, degrees: Degrees, conf
             stream.imports,
             degrees,
             config.attention,
+            config.compile == "on",
             forget,
             list(stream.modules),
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -14,11 +15,13 @@ import tqdm
 from ..config import ParallelConfig
 from ..protocol import Finished, FreeMemory, SampleRequest, Step
 from ..sharding.guided_call import patch_between_conditions
-from ..sharding.plan import heads_of
+from ..sharding.plan import class_path, heads_of
 from ..sharding.plans import plan_for
+from ..sharding.plans.kernels_only import KERNELS_ONLY
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel
 from .choose import Workload, choose
+from .compiling import compile_wanted, count_sampled
 from .devices import resolve
 from .errors import OutOfMemory
 from .events import RunStarted, emit, observed, prompt_id
@@ -58,7 +61,8 @@ def _run(
     choose(config, devices.size, work)  # what cannot be had is refused before anything starts
     group = manager.group(devices, config.may_leave_out)
     choice = choose(config, group.size, work)
-    logging.info("xDiT: %s on %s", choice, group.devices)
+    config = replace(config, compile="on" if compile_wanted(config, devices.kind, work) else "off")
+    logging.info("xDiT: %s on %s%s", choice, group.devices, ", compiled" if config.compile == "on" else "")
     if free_first:
         group.send(FreeMemory())
         group.resident.clear()
@@ -71,7 +75,10 @@ def _run(
         logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks", error)
         return sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config)
     logging.debug("xDiT: request prepared in %.3f s", time.monotonic() - started)
-    return _stream(group, request, patcher.load_device, callback, disable_pbar, len(arguments["sigmas"]) - 1)
+    steps = len(arguments["sigmas"]) - 1
+    latent = _stream(group, request, patcher.load_device, callback, disable_pbar, steps)
+    count_sampled(work, devices.kind, steps, compiled=config.compile == "on")
+    return latent
 
 
 def workload(guider: Any, noise: torch.Tensor) -> Workload:
@@ -79,7 +86,10 @@ def workload(guider: Any, noise: torch.Tensor) -> Workload:
     plan = plan_for(model)
     heads = heads_of(plan, model) if plan is not None else None
     together = patch_between_conditions(guider.model_options)
-    return Workload(type(model).__qualname__, plan, heads, count_conditions(guider), tuple(noise.shape), together)
+    compiles = plan is not None or class_path(model) in KERNELS_ONLY
+    return Workload(
+        type(model).__qualname__, plan, heads, count_conditions(guider), tuple(noise.shape), together, compiles
+    )
 
 
 def count_conditions(guider: Any) -> int:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from ..protocol import Forward
+from .accelerate import accelerated
 from .agreement import Agreement
 from .kernels import attention_kernel
 from .mesh import Mesh, Meshes
@@ -20,7 +21,7 @@ from .sampling import sharded
 class ForwardServer:
     """Serves the model calls of one prepared "forward" request; `close` ends it."""
 
-    def __init__(self, reader: RequestReader, mesh: Mesh, meshes: Meshes, attention: str):
+    def __init__(self, reader: RequestReader, mesh: Mesh, meshes: Meshes, attention: str, compile: bool):
         self._reader = reader
         self._mesh = mesh
         self._model = reader.patchers[0].model
@@ -28,6 +29,8 @@ class ForwardServer:
         self._session = None
         if mesh.takes_part:
             self._session = self._contexts.enter_context(sharded(reader.patchers, mesh, meshes))
+            if compile:
+                self._contexts.enter_context(accelerated(reader.patchers, mesh, attention, self._session.note))
             self._contexts.enter_context(attention_kernel(attention))
             reader.patchers[0].pre_run()
 

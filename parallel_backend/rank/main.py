@@ -125,7 +125,7 @@ class Rank:
         try:
             mesh = self._meshes.get(message.degrees)
             if message.kind == "forward":
-                self._forward = ForwardServer(self._reader, mesh, self._meshes, message.attention)
+                self._forward = ForwardServer(self._reader, mesh, self._meshes, message.attention, message.compile)
                 return
             if not mesh.takes_part:
                 self._finish(message.request)
@@ -147,6 +147,7 @@ class Rank:
                 mesh,
                 self._meshes,
                 message.attention,
+                message.compile,
                 self._link.cancelled(message.request),
                 steps if wanted else None,
             )

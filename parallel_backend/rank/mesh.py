@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -10,6 +10,7 @@ import torch.distributed as dist
 from ..config import Degrees
 from ..sharding.collectives import SequenceGroups, new_sequence_groups
 from ..sharding.peers import Peers, new_peers
+from ..sharding.symmetric import symmetric_exchange
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,14 @@ class Meshes:
     def _make(self, degrees: Degrees) -> Mesh:
         total, sequence = degrees.ranks, degrees.sequence
         sets = [range(first, first + sequence) for first in range(0, total, sequence)]
+        sp = new_sequence_groups(sets, degrees.ulysses, degrees.ring)
+        if sp is not None and sp.ulysses is not None and self._device.type == "cuda":
+            direct = symmetric_exchange(sp.ulysses, sp.ulysses_rank, sp.ulysses_size, self._device)
+            sp = replace(sp, symmetric=direct)
         return Mesh(
             degrees,
             active=dist.new_group(range(total)) if total > 1 else None,
-            sp=new_sequence_groups(sets, degrees.ulysses, degrees.ring),
+            sp=sp,
             cfg=new_peers(degrees.cfg, sequence * degrees.batch, total) if degrees.cfg > 1 else None,
             batch=new_peers(degrees.batch, sequence, total) if degrees.batch > 1 else None,
         )

@@ -41,6 +41,8 @@ class RankModelPatcher(comfy.model_patcher.ModelPatcher):
     def detach(self, unpatch_all=True):
         model = super().detach(unpatch_all)
         if unpatch_all:
+            if (accelerated := getattr(self.model, "xdit_accelerated", None)) is not None:
+                accelerated.drop()
             self._weights.release()
             self.model.device = self.offload_device
         return model

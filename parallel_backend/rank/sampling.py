@@ -18,6 +18,7 @@ from ..sharding.cfg import CfgParallel
 from ..sharding.engine import ShardedModel
 from ..sharding.guided_call import OURS
 from ..sharding.session import Session
+from .accelerate import accelerated
 from .agreement import Agreement
 from .kernels import attention_kernel
 from .mesh import Mesh, Meshes
@@ -47,6 +48,7 @@ def sample(
     mesh: Mesh,
     meshes: Meshes,
     attention: str,
+    compile: bool,
     cancelled: threading.Event,
     on_step: Callable[[int, torch.Tensor, torch.Tensor, int], None] | None,
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
@@ -63,7 +65,12 @@ def sample(
         get_all_wrappers(WrappersMP.OUTER_SAMPLE, guider.model_options, is_model_options=True),
     )
     arguments = {**request.arguments, "callback": on_step, "disable_pbar": True}
-    with sharded(patchers, mesh, meshes) as session, attention_kernel(attention), _agreed_memory(patchers, mesh):
+    with contextlib.ExitStack() as contexts:
+        session = contexts.enter_context(sharded(patchers, mesh, meshes))
+        contexts.enter_context(attention_kernel(attention))
+        contexts.enter_context(_agreed_memory(patchers, mesh))
+        if compile:
+            contexts.enter_context(accelerated(patchers, mesh, attention, session.note))
         _put_first(guider.model_options, WrappersMP.CALC_COND_BATCH, _dividers(mesh, session.note))
         _restore_rng(request.rng)
         agreement.stop_if_cancelled()

@@ -47,7 +47,7 @@ class Weights:
         source = self._source[name]
         if dtype is None or not source.is_floating_point() or type(source) is not torch.Tensor:
             return source.to(self._device)
-        return source.to(device=self._device, dtype=dtype)
+        return source.to(self._device).to(dtype)  # in this order the device casts, not the CPU
 
     def release(self) -> None:
         """Give the device memory back; the file's pages stay in the page cache."""

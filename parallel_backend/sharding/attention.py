@@ -22,25 +22,25 @@ class ShardedAttention:
 
     def __init__(self, call: Call, previous: Callable | None):
         self._call = call
-        self._previous = previous
+        self.previous = previous
 
     def __call__(self, function: Callable, q, k, v, heads: int, mask=None, **options: Any) -> torch.Tensor:
         segments = self._call.attention_segments
         if segments is None:
-            return self._local(function, q, k, v, heads, mask, options)
+            return self.local(function, q, k, v, heads, mask, **options)
         split_output = options.pop("skip_output_reshape", False)
         q, k, v = _by_heads(q, k, v, heads, options)
         split = self._call.layout.split(segments)
         if self._call.whole_queries:
             k, v = (self._whole_keys(tensor, segments) for tensor in (k, v))
             options |= {"skip_reshape": True, "skip_output_reshape": split_output}
-            return self._local(function, q, k, v, heads, mask, options)
+            return self.local(function, q, k, v, heads, mask, **options)
         self._call.attention_calls += 1
         if mask is not None:
             mask = self._call.mask(mask, segments)
 
         def kernel(q, k, v, mask):
-            return self._local(function, q, k, v, q.shape[1], mask, {**options, "skip_reshape": True})
+            return self.local(function, q, k, v, q.shape[1], mask, **{**options, "skip_reshape": True})
 
         session = self._call.session
         out = sequence_parallel_attention(
@@ -53,9 +53,10 @@ class ShardedAttention:
         """[B, h, l, D] of this rank → [B, h, L, D] of all."""
         return self._call.gather(keys.transpose(1, 2), segments).transpose(1, 2)
 
-    def _local(self, function, q, k, v, heads, mask, options):
-        if self._previous is not None:
-            return self._previous(function, q, k, v, heads, mask=mask, **options)
+    def local(self, function: Callable, q, k, v, heads: int, mask=None, **options: Any) -> torch.Tensor:
+        """Attention over what this rank holds, by the override that was there before."""
+        if self.previous is not None:
+            return self.previous(function, q, k, v, heads, mask=mask, **options)
         return function(q, k, v, heads, mask=mask, **options)
 
 

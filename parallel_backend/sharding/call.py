@@ -26,6 +26,10 @@ class Call:
     def __init__(self, session: Session, mode: Mode):
         self.session = session
         self.mode = mode
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the state in which the call begins: tokens whole."""
         self.layout: Layout | None = None
         self.sharded = False
         self.inside: Blocks | None = None

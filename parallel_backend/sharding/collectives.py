@@ -3,9 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from .symmetric import SymmetricExchange
 
 
 @dataclass(frozen=True)
@@ -14,6 +18,7 @@ class SequenceGroups:
 
     Within the sequence group, rank = ring_rank * ulysses_size + ulysses_rank. A group of one rank is None.
     `ranks` are the global ranks of the sequence group, in that order; `sequence` is the group of all of them.
+    `symmetric`: makes the exchanges of the Ulysses group in place of its collectives, where it can be had.
     """
 
     ulysses: dist.ProcessGroup | None
@@ -24,6 +29,7 @@ class SequenceGroups:
     ring_size: int
     ranks: tuple[int, ...]
     sequence: dist.ProcessGroup | None
+    symmetric: "SymmetricExchange | None" = None
 
     @property
     def rank(self) -> int:

@@ -32,6 +32,7 @@ class ShardedModel:
     """
 
     def __init__(self, model: torch.nn.Module, plan: Plan):
+        self.model = model
         self.plan = plan
         self.session: Session | None = None
         self.call: Call | None = None
@@ -96,12 +97,17 @@ class ShardedModel:
         return hook
 
     def _suspend_attention(self, suspended: bool) -> None:
-        if self.call is not None:
+        if not torch.compiler.is_compiling() and self.call is not None:
             self.call.suspended = suspended
 
     def _whole_queries(self, whole: bool) -> None:
         if self.call is not None:
             self.call.whole_queries = whole
+
+    def restart(self) -> None:
+        """Go back to the beginning of the model call in progress, whose forward ended early."""
+        if self.call is not None:
+            self.call.reset()
 
     def _begin(self, model, args, kwargs):
         if self.session is None:

@@ -109,6 +109,7 @@ class Plan:
     undivided: modules that every rank runs on all tokens.
     persist: False where code between blocks needs whole tokens: always block mode.
     block_inputs: inputs of the model with which that is so.
+    graphs: the forward launches kernels only, by its tensors' shapes: a CUDA graph of it can be replayed.
     """
 
     model: str
@@ -123,6 +124,7 @@ class Plan:
     undivided: tuple[Undivided, ...] = ()
     persist: bool = True
     block_inputs: frozenset[str] = frozenset()
+    graphs: bool = False
 
 
 def class_path(obj: object) -> str:

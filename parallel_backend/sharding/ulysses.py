@@ -5,15 +5,13 @@ is already the whole sequence, and q, k and v are views of it: nothing is unpack
 is sent as it lies.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from .collectives import SequenceGroups, exchange, offsets, split_evenly
-
-_WIDE = torch.complex128
+from .wide_copy import copy_wide
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,8 @@ def tokens_to_heads(
     """
     batch, _, local, dim = tensors[0].shape
     width = [sum(per_rank) for per_rank in zip(*heads, strict=True)]
+    if _written_directly(groups, sum(tokens) * batch * max(width) * dim, tensors[0].dtype):
+        return groups.symmetric.tokens_to_heads(tensors, heads, tokens)
     own = [split[groups.ulysses_rank] for split in heads]
     send = _pack_even(tensors, own) if len(set(zip(*heads, strict=True))) == 1 else _pack(tensors, heads)
     recv = exchange(
@@ -80,15 +80,21 @@ def heads_to_tokens(
     batch, _, channels = out.shape
     rank, size = groups.ulysses_rank, groups.ulysses_size
     local, dim = tokens[rank], channels // heads[rank]
+    if _written_directly(groups, max(tokens) * batch * sum(heads) * dim, out.dtype):
+        return groups.symmetric.heads_to_tokens(out, heads, tokens)
     recv_sizes = [local * batch * n * dim for n in heads]
     send = out.transpose(0, 1).contiguous().view(-1)
     recv = exchange(send, [n * batch * channels for n in tokens], recv_sizes, groups.ulysses)
     if len(set(heads)) == 1:
         result = out.new_empty(batch, local, size, channels)
-        _copy(result, recv.view(size, local, batch, channels).permute(2, 1, 0, 3))
+        copy_wide(result, recv.view(size, local, batch, channels).permute(2, 1, 0, 3))
         return result.view(batch, local, size * channels)
     pieces = [piece.view(local, batch, n * dim) for piece, n in zip(recv.split(recv_sizes), heads, strict=True)]
     return torch.cat([piece.transpose(0, 1) for piece in pieces], dim=2)
+
+
+def _written_directly(groups: SequenceGroups, elements: int, dtype: torch.dtype) -> bool:
+    return groups.symmetric is not None and groups.symmetric.fits(elements, dtype)
 
 
 def _pack_even(tensors: Sequence[torch.Tensor], heads: Sequence[int]) -> torch.Tensor:
@@ -97,7 +103,7 @@ def _pack_even(tensors: Sequence[torch.Tensor], heads: Sequence[int]) -> torch.T
     ranks = all_heads // heads[0]
     send = tensors[0].new_empty(ranks, local, batch, sum(heads), dim)
     for tensor, at, n in zip(tensors, offsets(heads), heads, strict=True):
-        _copy(send[:, :, :, at : at + n], tensor.unflatten(1, (ranks, n)).permute(1, 3, 0, 2, 4))
+        copy_wide(send[:, :, :, at : at + n], tensor.unflatten(1, (ranks, n)).permute(1, 3, 0, 2, 4))
     return send.view(-1)
 
 
@@ -111,23 +117,3 @@ def _pack(tensors: Sequence[torch.Tensor], heads: Sequence[Sequence[int]]) -> to
         parts = [tensor[:, span[rank]].permute(2, 0, 1, 3) for tensor, span in zip(tensors, spans, strict=True)]
         torch.cat(parts, dim=2, out=block.view(local, batch, width[rank], dim))
     return send
-
-
-def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
-    """target.copy_(source), moving 16 bytes a thread where both layouts allow it: a strided copy of 2-byte elements
-    leaves most of a GPU's bandwidth unused. Under torch.compile the compiler does this itself."""
-    if not torch.compiler.is_compiling() and _can_widen(target) and _can_widen(source):
-        target, source = target.view(_WIDE), source.view(_WIDE)
-    target.copy_(source)
-
-
-def _can_widen(tensor: torch.Tensor) -> bool:
-    return tensor.data_ptr() % _WIDE.itemsize == 0 and _layout_can_widen(
-        tensor.element_size(), tensor.storage_offset(), tensor.shape[-1], tensor.stride()
-    )
-
-
-@functools.lru_cache(maxsize=1024)
-def _layout_can_widen(item: int, offset: int, last: int, stride: tuple[int, ...]) -> bool:
-    ratio = _WIDE.itemsize // item
-    return stride[-1] == 1 and all(n % ratio == 0 for n in (offset, last, *stride[:-1]))

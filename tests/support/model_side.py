@@ -17,7 +17,9 @@ TREE = "XDIT_TEST_COMFYUI"
 
 
 class ModelSide:
-    """Answers ("parity", case name, ulysses, ring, mode, exchange) and ("guided", case name, cfg, batch, ulysses)."""
+    """Answers ("parity", case name, ulysses, ring, mode, exchange), ("guided", case name, cfg, batch, ulysses) and
+    ("compiled", case name, ulysses, ring).
+    """
 
     def __init__(self):
         import_comfy(Path(os.environ[TREE]))
@@ -28,7 +30,9 @@ class ModelSide:
         self._whole = {}
 
     def answer(self, verb: str, name: str, *arguments) -> float:
-        return {"parity": self._parity, "guided": self._guided}[verb](self._cases[name], *arguments)
+        return {"parity": self._parity, "guided": self._guided, "compiled": self._compiled}[verb](
+            self._cases[name], *arguments
+        )
 
     def _parity(self, case, ulysses: int, ring: int, mode: str, exchange: bool = True) -> float:
         """‖sharded - whole‖ / ‖whole‖ of the case's output. Without `exchange` attention stays local (a control)."""
@@ -49,6 +53,23 @@ class ModelSide:
             output = run(model, case)
         assert not sharded.session.notes, sharded.session.notes
         return relative_error(output, whole)
+
+    def _compiled(self, case, ulysses: int, ring: int) -> tuple[float, list[str]]:
+        """The error with compiled blocks, and what they say. Traced and functionalised as ever, run without codegen."""
+        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
+        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.plans import plan_for
+        from xdit_comfyui.parallel_backend.sharding.session import Session
+
+        with torch.inference_mode():
+            model = case.model()
+            whole = self._whole_output(case, model)
+            sharded = ShardedModel(model, plan_for(model))
+            sharded.session = Session(self._mesh(ulysses, ring).sp) if ulysses * ring > 1 else None
+            accelerated, notes = accelerate(model, sharded, backend="aot_eager"), []
+            accelerated.start(notes.append, (), graphs=False)
+            output = run(model, case)
+        return relative_error(output, whole), notes
 
     def _whole_output(self, case, model) -> torch.Tensor:
         if case.name not in self._whole:

@@ -34,4 +34,5 @@ FLUX = Plan(
     gathers=(Gather("final_layer", ("img",), {"modulation_dims": Ranges(("img",))}),),
     residuals={"input": "img", "output": "img"},
     inner_patches=FLUX_PATCHES,
+    graphs=True,
 )

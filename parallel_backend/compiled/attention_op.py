@@ -1,0 +1,94 @@
+"""ComfyUI's attention as one operator that a compiler does not look into.
+
+A compiled block calls `xdit::attention` where it would call ComfyUI's attention function; the operator makes that very
+call, with the transformer_options of the model call in progress: exchange, overrides and kernels work as they do
+without compiling, and a block is compiled as one graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.ldm.modules.attention
+import torch
+
+from ..sharding.attention import ShardedAttention
+from ..sharding.engine import OVERRIDE
+
+_LIBRARY = torch.library.Library("xdit", "FRAGMENT")
+_LIBRARY.define(
+    "attention(Tensor q, Tensor k, Tensor v, int heads, Tensor? mask, str function, bool local,"
+    " ScalarType? attn_precision, bool skip_reshape, bool skip_output_reshape, float? scale, bool enable_gqa,"
+    " bool low_precision_attention) -> Tensor"
+)
+_options: list[dict[str, Any]] = []
+
+
+@contextmanager
+def attention_options(options: dict[str, Any]) -> Iterator[None]:
+    """The transformer_options with which the operator calls attention while the context lasts."""
+    _options.append(options)
+    try:
+        yield
+    finally:
+        _options.pop()
+
+
+def _through_operator(local: bool) -> Callable:
+    def override(
+        function, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, skip_output_reshape=False,
+        scale=None, enable_gqa=False, low_precision_attention=True, transformer_options=None,
+        _inside_attn_wrapper=True,
+    ):  # fmt: skip
+        return torch.ops.xdit.attention(
+            q, k, v, heads, mask, function.__name__, local, attn_precision, skip_reshape, skip_output_reshape, scale,
+            enable_gqa, low_precision_attention,
+        )  # fmt: skip
+
+    return override
+
+
+# What a compiled block gets as transformer_options: constants, so that no value in them makes it compile again.
+WHOLE_OPTIONS = {OVERRIDE: _through_operator(local=False)}
+LOCAL_OPTIONS = {OVERRIDE: _through_operator(local=True)}
+
+
+def _attention(
+    q, k, v, heads, mask, function, local, attn_precision, skip_reshape, skip_output_reshape, scale, enable_gqa,
+    low_precision_attention,
+):  # fmt: skip
+    options = _options[-1]
+    override = options.get(OVERRIDE)
+    if local and isinstance(override, ShardedAttention):
+        options = {**options, OVERRIDE: override.local}
+    extra = {"scale": scale} if scale is not None else {}
+    if enable_gqa:
+        extra["enable_gqa"] = True
+    if not low_precision_attention:
+        extra["low_precision_attention"] = False
+    call = getattr(comfy.ldm.modules.attention, function)
+    out = call(
+        q, k, v, heads, mask=mask, attn_precision=attn_precision, skip_reshape=skip_reshape,
+        skip_output_reshape=skip_output_reshape, transformer_options=options, **extra,
+    )  # fmt: skip
+    return out.contiguous()
+
+
+def _shape(
+    q, k, v, heads, mask, function, local, attn_precision, skip_reshape, skip_output_reshape, *_
+):  # fmt: skip
+    if q.ndim == 3:  # [B, L, H*D]
+        batch, length, size = q.shape
+    elif skip_reshape:  # [B, H, L, D]
+        batch, length, size = q.shape[0], q.shape[2], heads * v.shape[-1]
+    else:  # [B, L, H, D]
+        batch, length, size = q.shape[0], q.shape[1], heads * v.shape[-1]
+    if skip_output_reshape:
+        return q.new_empty((batch, heads, length, size // heads))
+    return q.new_empty((batch, length, size))
+
+
+_LIBRARY.impl("attention", _attention, "CompositeExplicitAutograd")
+_LIBRARY.impl("attention", _shape, "Meta")

@@ -1,0 +1,42 @@
+"""Models with compiled blocks, whole and sharded, give what they give as ComfyUI wrote them."""
+
+import os
+
+import pytest
+from models.cases import CASES
+from support.model_matrix import TOLERANCE
+
+FULL = os.environ.get("XDIT_FULL_MATRIX") == "1"
+CHOSEN = (
+    "flux: plain",
+    "flux: ControlNet",
+    "flux2: timestep zero references",
+    "chroma: attention mask",
+    "hunyuan-video: plain",
+    "krea2: plain",
+    "qwen-image: padding mask",
+    "sd3: plain",
+    "wan: image to video",
+    "z-image: plain",
+)
+SPLITS = ((2, 1), (1, 2), (1, 1), (3, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [(name, SPLITS[turn % len(SPLITS)]) for turn, name in enumerate(CASES if FULL else CHOSEN)]
+)
+def test_compiled_equals_whole(rank_sets, name, split):
+    ranks = rank_sets[max(2, split[0] * split[1])]
+    for error, notes in ranks.run(("compiled", name, *split)):
+        assert error <= TOLERANCE
+        assert FULL or notes == []
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(rank_sets):
+    for name, reason in (
+        ("pixart: plain", "PixArtMSBlock could not be compiled and runs as it is"),
+        ("flux: NAG", "the patch 'attn1_output_patch' runs inside the blocks, so they are not compiled"),
+    ):
+        for error, notes in rank_sets[2].run(("compiled", name, 2, 1)):
+            assert error <= TOLERANCE
+            assert any(reason in note for note in notes)
