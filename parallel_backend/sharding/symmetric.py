@@ -22,6 +22,7 @@ from .wide_copy import copy_wide
 BUFFERS = 3
 LARGEST = 512 * 2**20  # bytes of a buffer: beyond, a collective is as fast and needs no memory of its own
 BARRIER_CHANNEL = 0
+NOT_WANTED = -1
 
 
 class SymmetricExchange:
@@ -119,17 +120,21 @@ def symmetric_exchange(
     Not with NCCL_P2P_DISABLE=1 or XDIT_SYMMETRIC_MEMORY=0, nor between devices that cannot reach each other's memory.
     """
     wanted = os.environ.get("XDIT_SYMMETRIC_MEMORY", "1") != "0" and os.environ.get("NCCL_P2P_DISABLE", "0") != "1"
-    devices: list = [None] * size
-    dist.all_gather_object(devices, device.index if wanted else None, group=group)
-    if None in devices or len(set(devices)) != size or not all(
+    devices = _gathered(device.index if wanted else NOT_WANTED, size, group)
+    if NOT_WANTED in devices or len(set(devices)) != size or not all(
         torch.cuda.can_device_access_peer(device.index, other) for other in devices if other != device.index
     ):  # fmt: skip
         reachable = False
     else:
         reachable = _works(group, device)
-    answers: list = [None] * size
-    dist.all_gather_object(answers, reachable, group=group)
-    return SymmetricExchange(group, rank, size, device) if all(answers) else None
+    return SymmetricExchange(group, rank, size, device) if all(_gathered(int(reachable), size, group)) else None
+
+
+def _gathered(value: int, size: int, group: dist.ProcessGroup) -> list[int]:
+    """Every rank's `value`, in rank order; as tensors, because objects would be pickled (SECURITY.md)."""
+    found = [torch.empty(1, dtype=torch.int64) for _ in range(size)]
+    dist.all_gather(found, torch.tensor([value]), group=group)
+    return [int(one) for one in found]
 
 
 def _works(group: dist.ProcessGroup, device: torch.device) -> bool:
