@@ -50,6 +50,7 @@ def test_one_time_between_events_is_no_step_time():
 
 
 def test_engines_of_a_machine():
+    assert [(e.name, e.compile) for e in engines(1, compile="on")[1:]] == [("xDiT 1 GPU, compiled", "on")]
     assert [(e.name, e.devices) for e in engines(4)] == [
         ("stock", None),
         ("xDiT 1 GPU", "0"),
@@ -57,9 +58,9 @@ def test_engines_of_a_machine():
         ("xDiT 4 GPUs", "0,1,2,3"),
     ]
     two = engines(0, ("auto", "ulysses"))
-    assert [(e.name, e.degrees) for e in two[2:]] == [
-        ("xDiT 2 CPU ranks", {}),
-        ("xDiT 2 CPU ranks ulysses", {"ulysses": 2}),
+    assert [(e.name, e.settings) for e in two[2:]] == [
+        ("xDiT 2 CPU ranks", {"compile": "off"}),
+        ("xDiT 2 CPU ranks ulysses", {"compile": "off", "ulysses": 2}),
     ]
 
 

@@ -7,22 +7,25 @@ from dataclasses import dataclass
 class Engine:
     """Stock ComfyUI (`devices` None), or the pack with `ranks` ranks on `devices`.
 
-    `strategy`: "auto", or the one degree (such as "ulysses") that takes all ranks.
+    `strategy`: "auto", or the one degree (such as "ulysses") that takes all ranks. `compile`: the pack's setting.
     """
 
     name: str
     devices: str | None = None
     ranks: int = 1
     strategy: str = "auto"
+    compile: str = "off"
 
     @property
-    def degrees(self) -> dict[str, int]:
-        """For Graph.parallel_config; nothing leaves the choice to the pack."""
-        return {} if self.strategy == "auto" else {self.strategy: self.ranks}
+    def settings(self) -> dict[str, int | str]:
+        """For Graph.parallel_config; without a degree the choice is left to the pack."""
+        degrees = {} if self.strategy == "auto" else {self.strategy: self.ranks}
+        return {"compile": self.compile, **degrees}
 
 
-def engines(gpus: int, strategies: tuple[str, ...] = ("auto",)) -> list[Engine]:
+def engines(gpus: int, strategies: tuple[str, ...] = ("auto",), compile: str = "off") -> list[Engine]:
     """Stock, then the pack on 1, 2, 4 … `gpus` GPUs, on several once for each strategy; without a GPU on CPU ranks."""
+    compiled = ", compiled" if compile == "on" else ""
     found = [Engine("stock")]
     sizes = [size for size in (1, 2, 4, 8) if size <= (gpus or 2)]
     for size in sizes:
@@ -30,5 +33,5 @@ def engines(gpus: int, strategies: tuple[str, ...] = ("auto",)) -> list[Engine]:
         noun = ("GPU" if gpus else "CPU rank") + ("s" if size > 1 else "")
         for strategy in strategies if size > 1 else ("auto",):
             suffix = "" if strategy == "auto" or len(strategies) == 1 else f" {strategy}"
-            found.append(Engine(f"xDiT {size} {noun}{suffix}", devices, size, strategy))
+            found.append(Engine(f"xDiT {size} {noun}{suffix}{compiled}", devices, size, strategy, compile))
     return found

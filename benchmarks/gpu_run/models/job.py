@@ -58,7 +58,7 @@ def workflow(job: Job, case: Case, engine: Engine, file: str, steps: int, seed: 
     if engine.devices is None:
         model = graph.add("UNETLoader", unet_name=file, weight_dtype="default")
     else:
-        config = graph.parallel_config(engine.devices, **engine.degrees)
+        config = graph.parallel_config(engine.devices, **engine.settings)
         model = graph.add("XDiTLoader", unet_name=file, weight_dtype="default", parallel_config=config)
     about = {"context_dim": job.context, "pooled_dim": job.pooled, "guidance": job.guidance}
     positive, negative = (

@@ -40,7 +40,7 @@ class Run:
     def __init__(self, options: argparse.Namespace, results: Results, jobs: dict[str, Job], work: Path):
         self.results, self.jobs, self.work = results, jobs, work
         self.gpus = 0 if options.tiny else torch.cuda.device_count()
-        self.engines = engines(self.gpus, tuple(options.strategies))
+        self.engines = engines(self.gpus, tuple(options.strategies), options.compile)
         self.repeats, self.keep = options.repeats, options.work is not None
         self.deadline = results.began + options.budget_seconds
         self.stock: dict[tuple[str, str], torch.Tensor] = {}
@@ -164,6 +164,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="tiny models on CPU ranks: tries the harness itself")
     parser.add_argument("--repeats", type=int, default=2, help="passes over all engines, every second one backwards")
     parser.add_argument("--strategies", type=_names(STRATEGIES), default=["auto"], help="several GPUs once for each")
+    parser.add_argument("--compile", choices=("off", "on"), default="off", help="what the pack does with the blocks")
     parser.add_argument("--budget-seconds", type=float, default=450, help="no case starts that would end after this")
     parser.add_argument("--work", type=Path, help="keep model files here; without it a temporary directory is used")
     parser.add_argument("--server-flag", action="append", default=[], help="a further flag for ComfyUI")
