@@ -99,7 +99,10 @@ class SymmetricExchange:
         key = (turn, rank, shape, dtype)
         if key not in self._views:
             _, handle = self._handles[turn]
-            self._views[key] = handle.get_buffer(rank, shape, dtype)
+            empty = 0 in shape  # a rank without tokens
+            self._views[key] = (
+                torch.empty(shape, dtype=dtype, device=self._device) if empty else handle.get_buffer(rank, shape, dtype)
+            )
         return self._views[key]
 
     def _barrier(self, turn: int) -> None:

@@ -1,0 +1,74 @@
+"""What a rank does to compare the exchange through symmetric memory with the one through collectives."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import tempfile
+import time
+from dataclasses import replace
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+
+class SharedFiles:
+    """Stands for torch's symmetric memory: one file of each rank, mapped by all."""
+
+    def __init__(self, size: int, device: torch.device, group: dist.ProcessGroup):
+        self._group = group
+        own = tempfile.NamedTemporaryFile(delete=False)
+        own.truncate(size)
+        names: list = [None] * dist.get_world_size(group)
+        dist.all_gather_object(names, own.name, group=group)
+        self._maps = [mmap.mmap(os.open(name, os.O_RDWR), size) for name in names]
+        dist.barrier(group)
+        os.unlink(own.name)
+
+    def get_buffer(self, rank: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        count = torch.Size(shape).numel()
+        return torch.frombuffer(self._maps[rank], dtype=dtype, count=count).view(shape)
+
+    def barrier(self, channel: int) -> None:
+        dist.barrier(self._group)
+
+
+class SymmetricSide:
+    """Answers ("compare", tokens, heads, batch) and ("many", exchanges)."""
+
+    def __init__(self):
+        from xdit_comfyui.parallel_backend.sharding import symmetric
+        from xdit_comfyui.parallel_backend.sharding.collectives import new_sequence_groups
+
+        size = dist.get_world_size()
+        self._plain = new_sequence_groups([range(size)], size, 1)
+        with mock.patch.object(symmetric, "symmetric_memory", mock.Mock()):
+            exchange = symmetric.SymmetricExchange(self._plain.ulysses, dist.get_rank(), size, torch.device("cpu"))
+        symmetric._new_buffer = lambda size, device, group: (None, SharedFiles(size, device, group))
+        self._direct = replace(self._plain, symmetric=exchange)
+
+    def answer(self, verb: str, *arguments) -> bool:
+        return {"compare": self._compare, "many": self._many}[verb](*arguments)
+
+    def _compare(self, tokens, heads, batch, seed=0) -> bool:
+        from xdit_comfyui.parallel_backend.sharding.ulysses import heads_to_tokens, tokens_to_heads
+
+        rank, dim = dist.get_rank(), 8
+        generator = torch.Generator().manual_seed(seed * 10 + rank)
+        tensors = [torch.randn(batch, sum(heads), tokens[rank], dim, generator=generator) for _ in range(3)]
+        arguments = [heads] * 3, tokens
+        sent, written = (tokens_to_heads(tensors, *arguments, groups) for groups in (self._plain, self._direct))
+        time.sleep(random.random() * 0.01)
+        same = all(torch.equal(one, other) for one, other in zip(sent, written, strict=True))
+        out = sent[0].transpose(1, 2).flatten(2)
+        back = [heads_to_tokens(out, heads, tokens, groups) for groups in (self._plain, self._direct)]
+        return same and torch.equal(*back)
+
+    def _many(self, exchanges: int) -> bool:
+        """Sizes change between, so that buffers grow too."""
+        size = dist.get_world_size()
+        return all(
+            self._compare((turn % 5 + 1,) * size, (1,) * size, turn % 2 + 1, seed=turn) for turn in range(exchanges)
+        )
