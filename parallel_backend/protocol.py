@@ -1,8 +1,9 @@
 """The messages between the host and the ranks, and nothing else.
 
 Host → every rank, the same bytes: `ArenaMessage` (+ descriptor), `Prepare`, `Go`, `Cancel`, `Discard`, `Forward`,
-`Probe`, `FreeMemory`, `Ask`, `Shutdown`.
-Rank → host: `Ready`, `Prepared`, `Rejected`, `Step`, `Finished`, `Failed`, `Probed`, `Heartbeat`, `Standing`.
+`Probe`, `Settle`, `FreeMemory`, `Ask`, `Shutdown`.
+Rank → host: `Ready`, `Prepared`, `Rejected`, `Step`, `Finished`, `Failed`, `Probed`, `Settled`, `Heartbeat`,
+`Standing`.
 
 One request: the host sends `Prepare`; every rank unpickles it, makes the model resident and answers `Prepared` (or
 `Rejected`: the request was bad, the group is healthy). Only when all ranks echoed the same identity does the host send
@@ -98,6 +99,13 @@ class Cancel:
 @dataclass(frozen=True)
 class Probe:
     """Measure the links between the ranks and try the attention kernels. Each rank answers `Probed` or `Failed`."""
+
+    request: int
+
+
+@dataclass(frozen=True)
+class Settle:
+    """After a failure: finish what the device has queued, and answer Settled. Ranks out of step cannot."""
 
     request: int
 
@@ -217,6 +225,12 @@ class Failed:
     rank: int
     error: Raised
     collectives: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Settled:
+    request: int
+    rank: int
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import comfy.model_management
 
-from ..protocol import Cancel, Failed, Finished, Prepared, Rejected
+from ..protocol import Cancel, Failed, Finished, Prepared, Rejected, Settle, Settled
 from .errors import GroupError, OutOfMemory, RequestRefused
 from .group import POLL_SECONDS, ProcessGroup
 from .memory import shortage
@@ -84,7 +84,7 @@ class Answers:
             return
         first = min(failed, key=lambda end: end.error.at)
         where = self.group.name(first.rank)
-        in_step = len(self.ends) == self.group.size and self._same_collectives()
+        in_step = len(self.ends) == self.group.size and self._same_collectives() and self._settled()
         if first.error.out_of_memory:
             text = shortage(f"{where} while sampling", first.error.reason, self.group)
             lost = None if in_step else self.group.lose(lambda: GroupError(text, first.rank))
@@ -104,6 +104,17 @@ class Answers:
         seen: dict[str, int] = {}
         ends = [end for end in self.ends.values() if isinstance(end, Failed | Finished)]
         return all(seen.setdefault(group, count) == count for end in ends for group, count in end.collectives.items())
+
+    def _settled(self) -> bool:
+        """Whether every rank's device ends what it was given: what GPUs wait for beside collectives is not counted."""
+        self.group.send(Settle(self._request))
+        settled: set[int] = set()
+        deadline = time.monotonic() + FAILURE_GRACE_SECONDS
+        while len(settled) < self.group.size and time.monotonic() < deadline:
+            rank, message = self.group.receive(POLL_SECONDS) or (None, None)
+            if isinstance(message, Settled):
+                settled.add(rank)
+        return len(settled) == self.group.size
 
 
 class Leftover:

@@ -16,8 +16,11 @@ class RequestRefused(RuntimeError):
 
 
 class OutOfMemory(RuntimeError):
-    """A device had too little memory. `group_lives`: the ranks are in step, so the same group can try again."""
+    """A device had too little memory. `group_lives`: the ranks are in step, so the same group can try again; `final`:
+    the run cannot be tried again.
+    """
 
-    def __init__(self, message: str, group_lives: bool):
+    def __init__(self, message: str, group_lives: bool, final: bool = False):
         super().__init__(message)
         self.group_lives = group_lives
+        self.final = final

@@ -40,6 +40,8 @@ class GroupManager:
         if start.group is None:
             self._forget(start)
             raise start.error
+        if start.left_out and not may_leave_out:  # it was started for a sampler that takes fewer devices
+            return self.group(devices, may_leave_out)
         leftover = start.group.leftover
         if leftover is not None:
             _wait(leftover.done, f"{devices} to finish what a cancelled prompt began")
@@ -60,7 +62,7 @@ class GroupManager:
         prompt = prompt_id()
         with self._lock:
             start = self._start
-            if start is not None and start.devices == devices and start.may_leave_out == may_leave_out:
+            if start is not None and start.devices == devices and (may_leave_out or not start.left_out):
                 if start.usable() or (start.error is not None and self._started_for == prompt):
                     return start
             self._start = GroupStart(devices, Limits.from_environment(), may_leave_out, replaces=start)

@@ -42,6 +42,8 @@ def run(executor, arguments: dict[str, Any], callback: Callable | None, disable_
     try:
         return _run(executor, arguments, callback, disable_pbar)
     except OutOfMemory as first:
+        if first.final:
+            raise
         how = "after freeing the ranks' memory" if first.group_lives else "in a new process group"
         logging.warning("xDiT: %s; trying once more %s", first, how)
     try:
@@ -73,12 +75,20 @@ def _run(
         request = prepare(group, "sample", _sample_request(guider, arguments, callback), choice.degrees, config)
     except CannotTravel as error:
         logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks", error)
-        return sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config)
+        return _sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config)
     logging.debug("xDiT: request prepared in %.3f s", time.monotonic() - started)
     steps = len(arguments["sigmas"]) - 1
     latent = _stream(group, request, patcher.load_device, callback, disable_pbar, steps)
     count_sampled(work, devices.kind, steps, compiled=config.compile == "on")
     return latent
+
+
+def _sample_here(*run: Any) -> torch.Tensor:
+    """The sampler in ComfyUI's process has come some way when memory runs out, so it is not run again."""
+    try:
+        return sample_here(*run)
+    except OutOfMemory as error:
+        raise OutOfMemory(f"{error}. {ADVICE}", error.group_lives, final=True) from None
 
 
 def workload(guider: Any, noise: torch.Tensor) -> Workload:

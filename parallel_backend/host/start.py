@@ -25,7 +25,8 @@ class GroupStart:
         self.may_leave_out = may_leave_out
         self.done = threading.Event()
         self.group: ProcessGroup | None = None
-        self.left_out = replaces.left_out if replaces is not None and replaces.devices == devices else ()
+        known = replaces is not None and replaces.devices == devices and may_leave_out
+        self.left_out: tuple[int, ...] = replaces.left_out if known else ()
         self.error: GroupError | None = None
         self._limits = limits
         self._replaces = replaces
@@ -61,7 +62,7 @@ class GroupStart:
             self.done.set()
 
     def _start_with_what_works(self) -> ProcessGroup:
-        left_out = self.left_out if self.may_leave_out else ()
+        left_out = self.left_out
         try:
             return self._start(self._without(left_out), (*RETRY_AFTER_SECONDS, None))
         except StartFailed as error:

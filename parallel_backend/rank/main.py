@@ -31,6 +31,8 @@ from ..protocol import (
     Ready,
     Rejected,
     SampleRequest,
+    Settle,
+    Settled,
     Shutdown,
 )
 from ..sharding.engine import ShardedModel
@@ -103,6 +105,8 @@ class Rank:
                 self._probe(message)
             case Discard():
                 self._end(message.request)
+            case Settle():
+                self._settle(message)
             case FreeMemory():
                 free_memory()
 
@@ -187,6 +191,11 @@ class Rank:
         cause = raised(error)
         logging.exception("request %s", request)
         self._link.send(Failed(request, self._rank, cause, collectives.begun()))
+
+    def _settle(self, message: Settle) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self._link.send(Settled(message.request, self._rank))
 
     def _end(self, request: int) -> None:
         if self._forward is not None:

@@ -47,3 +47,5 @@ def test_a_device_that_keeps_failing_is_left_out(faults):
     faults.kill_ranks()
     faults.assert_right(devices="cpu:3", seed=15)  # still left out: no try with the broken one
     assert faults.log_since(start).count("next try") == 3
+    message = faults.error(within=60, devices="cpu:3", ring=3).message  # these degrees need all three
+    assert "3 CPU rank(s) cannot be started" in message
