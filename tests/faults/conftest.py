@@ -6,7 +6,7 @@ from comfy_host.instance import ComfyInstance, make_base_directory
 from support.faults import FAILING_DEVICES, FaultGraph
 from support.tiny_models import ModelShelf
 
-SILENCE, STALL = 4, 8  # seconds
+SILENCE, STALL = 4, 6  # seconds
 SUPPORT = PACK_ROOT / "tests" / "support"
 
 
