@@ -108,7 +108,11 @@ def test_two_ranks_give_stock_comfyui_s_latent(client, comfy, wide, family, what
     wanted = [extras[name] for name in what]
     stock = sampled(client, wide, family, False, wanted)
     client.free()  # the stock model is not needed any more; all together would be too much for a small machine
+    begin = len(comfy.log.read_text())
     found = sampled(client, wide, family, True, wanted)
+    said = comfy.log.read_text()[begin:]
+    assert "ulysses 2" in said
+    assert "unsharded" not in said
     assert relative_error(found, stock) <= TOLERANCE
     if len(what) == 1:
         assert relative_error(stock, sampled(client, wide, family, False, [])) > 0.01
