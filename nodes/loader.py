@@ -123,11 +123,8 @@ class XDiTDiffusersLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_path, weight_dtype, parallel_config=None) -> io.NodeOutput:
-        folder = next(
-            os.path.join(root, model_path)
-            for root in folder_paths.get_folder_paths("diffusers")
-            if os.path.isdir(os.path.join(root, model_path))
-        )
+        places = [os.path.join(root, model_path) for root in folder_paths.get_folder_paths("diffusers")]
+        folder = next((place for place in places if os.path.isdir(place)), places[0])
         recipe = Recipe(load_diffusers_folder, (model_folder(folder), WEIGHT_DTYPES[weight_dtype]))
         return io.NodeOutput(_load(recipe, parallel_config))
 

@@ -13,8 +13,11 @@ UNSUPPORTED = ("run on one device", "refuse")
 NOT_BUILT = {"pipefusion": "PipeFusion"}
 DEFAULT_CPU_RANKS = 2
 MAX_CPU_RANKS = 64
+DEVICES_ADVICE = "use auto, ComfyUI's device numbers such as 0,1,2,3, or cpu:2"
+SHOWN = 80  # characters of a text that is repeated in an error
 
-_CPU = re.compile(r"cpu(?::(\d+))?")
+_CPU = re.compile(r"cpu(?::([0-9]{1,9}))?")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class ConfigError(ValueError):
@@ -75,6 +78,8 @@ class ParallelConfig:
 
     def __post_init__(self):
         parse_devices(self.devices)
+        if not isinstance(self.degrees, Degrees):
+            raise ConfigError(f"degrees is {self.degrees!r}; use Degrees(ulysses, ring, cfg, batch, pipefusion)")
         for name, allowed in (
             ("strategy", STRATEGIES),
             ("attention", ATTENTION_KERNELS),
@@ -94,6 +99,8 @@ class ParallelConfig:
 
 def parse_devices(text: str) -> tuple[str, tuple[int, ...]]:
     """("auto", ()), ("cpu", ranks 0..n-1) or ("gpu", ComfyUI's device numbers). Raises ConfigError."""
+    if not isinstance(text, str):
+        raise ConfigError(f"devices is {text!r}; {DEVICES_ADVICE}")
     text = text.strip().lower()
     if text in ("", "auto"):
         return "auto", ()
@@ -104,11 +111,13 @@ def parse_devices(text: str) -> tuple[str, tuple[int, ...]]:
             raise ConfigError(f"devices {text!r}: {count} CPU ranks; possible: 1 to {MAX_CPU_RANKS}")
         return "cpu", tuple(range(count))
     numbers = [part.strip() for part in text.split(",")]
-    if not all(number.isdigit() for number in numbers):
-        raise ConfigError(
-            f"devices {text!r} is not understood; use auto, ComfyUI's device numbers such as 0,1,2,3, or cpu:2"
-        )
+    if not all(_NUMBER.fullmatch(number) for number in numbers):
+        raise ConfigError(f"devices {_short(text)!r} is not understood; {DEVICES_ADVICE}")
     indices = tuple(int(number) for number in numbers)
     if len(set(indices)) != len(indices):
-        raise ConfigError(f"devices {text!r} names a device twice; name each once")
+        raise ConfigError(f"devices {_short(text)!r} names a device twice; name each once")
     return "gpu", indices
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -31,8 +31,7 @@ def weight_files(folder: str) -> list[str]:
 
     index = os.path.join(folder, SAFE_WEIGHTS_INDEX_NAME)
     if os.path.exists(index):
-        with open(index) as file:
-            names = sorted(set(json.load(file)["weight_map"].values()))
+        names = _shards(index)
     else:
         names = [SAFETENSORS_WEIGHTS_NAME]
     missing = [name for name in names if not os.path.exists(os.path.join(folder, name))]
@@ -41,6 +40,17 @@ def weight_files(folder: str) -> list[str]:
             f"{folder} lacks {', '.join(missing)}; download the folder again, safetensors files included"
         )
     return [os.path.join(folder, name) for name in names]
+
+
+def _shards(index: str) -> list[str]:
+    """The file names that an index names. Raises UnknownLayout."""
+    try:
+        with open(index, encoding="utf-8") as file:
+            return sorted(set(json.load(file)["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnknownLayout(
+            f"{index} is no index of shards ({type(error).__name__}: {error}); download the folder again"
+        ) from error
 
 
 def load_diffusers_folder(folder: str, model_options: dict[str, Any], disable_dynamic: bool = False):
@@ -57,7 +67,10 @@ def load_diffusers_folder(folder: str, model_options: dict[str, Any], disable_dy
         state_dict, model_options=model_options, disable_dynamic=disable_dynamic
     )
     if patcher is None:
-        architecture = ConfigMixin.load_config(folder).get("_class_name", "this model")
+        try:
+            architecture = ConfigMixin.load_config(folder).get("_class_name", "this model")
+        except OSError:
+            architecture = "a model whose config.json is missing or broken,"
         raise UnknownLayout(
             f"{folder}: ComfyUI has no converter for {architecture} in diffusers layout; use the model's single-file"
             " safetensors of models/diffusion_models with xDiT Loader"

@@ -27,6 +27,11 @@ class Workload:
     together: str | None = None
     compiles: bool = False
 
+    @property
+    def images(self) -> int:
+        """Rows of the latent batch; a latent without any is treated as one."""
+        return max(1, self.latent_shape[0]) if self.latent_shape else 1
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -49,7 +54,7 @@ def _auto(ranks: int, work: Workload) -> Choice:
     if ranks == 1:
         return Choice(Degrees(), "one device")
     cfg = 2 if work.conditions >= 2 and ranks % 2 == 0 and work.together is None else 1
-    rest, images = ranks // cfg, work.latent_shape[0]
+    rest, images = ranks // cfg, work.images
     facts = f"{work.architecture}, {_count(work.conditions, 'condition')}, latent {_size(work.latent_shape)}"
     if work.plan is None:
         batch = max(part for part in range(1, rest + 1) if rest % part == 0 and part <= images)
@@ -66,35 +71,36 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
         raise ConfigError(
             f"{degrees} needs {degrees.ranks} devices, {ranks} are configured; the degrees must multiply to {ranks}"
         )
+    reason, instead = "as configured", ", or use ulysses" if work.plan is not None else ""
     if degrees.sequence > 1 and work.plan is None:
         if config.unsupported == "refuse":
             raise ConfigError(
                 f"{degrees}: {work.architecture} has no sharding plan, so only cfg and batch can be more than 1; set"
                 " ulysses and ring to 1"
             )
-        kept = Degrees(cfg=degrees.cfg, batch=degrees.batch)
-        return Choice(kept, f"asked for {degrees}; {work.architecture} has no sharding plan")
+        reason = f"asked for {degrees}; {work.architecture} has no sharding plan"
+        degrees = Degrees(cfg=degrees.cfg, batch=degrees.batch)
     if work.heads is not None and degrees.ulysses > work.heads:
         raise ConfigError(
             f"ulysses {degrees.ulysses} is more than the {work.heads} heads of {work.architecture}; possible on"
             f" {degrees.sequence} devices: {_possible(degrees.sequence, work.heads)}"
         )
-    if degrees.batch > work.latent_shape[0]:
+    if degrees.batch > work.images:
         raise ConfigError(
-            f"batch degree {degrees.batch}, but the latent holds {_count(work.latent_shape[0], 'image')}; set batch to"
-            f" {work.latent_shape[0]} at most, or use ulysses"
+            f"batch degree {degrees.batch}, but the latent holds {_count(work.images, 'image')}; set batch to"
+            f" {work.images} at most{instead}"
         )
     if degrees.cfg > 1 and work.together is not None:
         raise ConfigError(
             f"cfg degree {degrees.cfg}, but the patch {work.together!r} on this MODEL weighs conditions against each"
-            " other, so they must run in one model call; set cfg to 1, or use ulysses"
+            " other, so they must run in one model call; set cfg to 1" + instead
         )
     if degrees.cfg > max(1, work.conditions):
         raise ConfigError(
             f"cfg degree {degrees.cfg}, but this sampler evaluates {work.conditions} condition(s) per step; set cfg to"
-            f" {work.conditions} at most, or use ulysses"
+            f" {max(1, work.conditions)} at most{instead}"
         )
-    return Choice(degrees, "as configured")
+    return Choice(degrees, reason)
 
 
 def _possible(sequence: int, heads: int) -> str:
