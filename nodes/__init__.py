@@ -10,12 +10,14 @@ from .host_version import warn_if_too_old
 from .loader import XDiTCheckpointLoader, XDiTDiffusersLoader, XDiTLoader
 from .metrics import serve_metrics_if_asked
 from .sampler import XDiTSampler, XDiTSamplerAdvanced
+from .status import serve_status
 
 
 class XDiTExtension(ComfyExtension):
     async def on_load(self) -> None:
         warn_if_too_old()
         serve_metrics_if_asked()
+        serve_status()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

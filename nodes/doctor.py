@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Iterator
 
 from comfy_api.latest import io, ui
 
 from ..parallel_backend.config import ConfigError
 from ..parallel_backend.doctor.examine import examine
 from ..parallel_backend.doctor.text import as_text
-from ..parallel_backend.host.devices import resolve
+from ..parallel_backend.host.devices import DeviceSet, resolve
+from ..parallel_backend.host.group import ProcessGroup
 from ..parallel_backend.host.manager import manager
 from .config import CATEGORY
 
@@ -60,9 +62,12 @@ class XDiTDoctor(io.ComfyNode):
 
     @classmethod
     def execute(cls, devices, measure, format) -> io.NodeOutput:
-        group_for = (
-            (lambda wanted: contextlib.nullcontext(manager.group(wanted, may_leave_out=False))) if measure else None
-        )
-        report = examine(devices, group_for)
+        report = examine(devices, _group if measure else None)
         text = as_text(report) if format == "text" else json.dumps(report.as_dict(), indent=2)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
+
+
+@contextlib.contextmanager
+def _group(devices: DeviceSet) -> Iterator[ProcessGroup]:
+    with manager.used():
+        yield manager.group(devices, may_leave_out=False)

@@ -112,12 +112,16 @@ class Settle:
 
 @dataclass(frozen=True)
 class FreeMemory:
-    """Drop every weight and cache; the next request loads again what it needs."""
+    """Drop every weight and cache; the next request loads again what it needs. Each rank answers `Finished`, or
+    `Failed`.
+    """
+
+    request: int
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Every rank answers with Standing. `stacks`: with its Python stack, else with its memory."""
+    """Every rank answers with Standing. `stacks`: with its Python stack, else with its memory and models."""
 
     stacks: bool
 
@@ -154,12 +158,13 @@ class Memory:
 @dataclass(frozen=True)
 class Standing:
     """Where a rank's main thread is (`stack`: its innermost frames last; `collectives` as in Failed), or the memory of
-    its device.
+    its device and `models`: (title, bytes of weights on the device) of those that it holds there.
     """
 
     stack: tuple[str, ...] = ()
     collectives: dict[str, int] = field(default_factory=dict)
     memory: Memory | None = None
+    models: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

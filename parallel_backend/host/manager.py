@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import sys
 import threading
+from collections.abc import Iterator
 
 import comfy.model_management
 
@@ -19,13 +21,46 @@ from .start import GroupStart
 SILENT_WAIT_SECONDS = 0.5
 
 
+class InUse(RuntimeError):
+    """A prompt uses the process group, so it cannot be touched now."""
+
+
 class GroupManager:
     def __init__(self):
         self._lock = threading.Lock()
         self._start: GroupStart | None = None
         self._started_for: str | None = None  # the prompt whose error a failed start is
         self._prompt: tuple[str, DeviceSet] | None = None
+        self._using = threading.RLock()
+        self.in_use = False  # a prompt waits for a group, or works with it
         atexit.register(self.close)
+
+    @property
+    def start(self) -> GroupStart | None:
+        """The start of the present group, also when it failed; None when no group was wanted yet, or since `close`."""
+        return self._start
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Around everything that a prompt does with a group. Raises InterruptProcessingException."""
+        while not self._using.acquire(timeout=POLL_SECONDS):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+        before, self.in_use = self.in_use, True
+        try:
+            yield
+        finally:
+            self.in_use = before
+            self._using.release()
+
+    @contextlib.contextmanager
+    def idle(self) -> Iterator[None]:
+        """No prompt uses the group while this lasts; those that want to wait. Raises InUse when one does now."""
+        if not self._using.acquire(blocking=False):
+            raise InUse("a prompt is using the ranks: cancel it or wait for its end, then try again")
+        try:
+            yield
+        finally:
+            self._using.release()
 
     def group(self, devices: DeviceSet, may_leave_out: bool) -> ProcessGroup:
         """A ready, idle group on `devices`, or on fewer of them if one cannot be started and `may_leave_out`.

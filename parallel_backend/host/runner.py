@@ -34,6 +34,7 @@ from .room import make_room
 
 
 @observed
+@manager.used()
 def run(executor, arguments: dict[str, Any], callback: Callable | None, disable_pbar: bool) -> torch.Tensor:
     """`guider.outer_sample` in the ranks; what it returns, on ComfyUI's device. Out of memory, it is tried once more.
 
@@ -66,7 +67,7 @@ def _run(
     config = replace(config, compile="on" if compile_wanted(config, devices.kind, work) else "off")
     logging.info("xDiT: %s on %s%s", choice, group.devices, ", compiled" if config.compile == "on" else "")
     if free_first:
-        group.send(FreeMemory())
+        group.send(FreeMemory(group.next_request()))
         group.resident.clear()
     make_room(guider, arguments["noise"].shape, group.devices, patcher.identity().key in group.resident)
     emit(RunStarted(prompt_id(), group.devices, str(choice.degrees)))

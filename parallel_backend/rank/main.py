@@ -79,7 +79,9 @@ class Rank:
         self._pulse = pulse
         self._device = device
         self._meshes = Meshes(device)
-        self._reader = RequestReader(device, ModelStore(device, attach_plan))
+        models = ModelStore(device, attach_plan)
+        pulse.resident = models.resident
+        self._reader = RequestReader(device, models)
         self._prepared: tuple[Prepare, Any] | None = None
         self._forward: ForwardServer | None = None
 
@@ -108,7 +110,7 @@ class Rank:
             case Settle():
                 self._settle(message)
             case FreeMemory():
-                free_memory()
+                self._free_memory(message)
 
     def _prepare(self, message: Prepare) -> None:
         self._pulse.activity = LOADING
@@ -187,6 +189,14 @@ class Rank:
         except Exception as error:
             self._fail(message.request, error)
 
+    def _free_memory(self, message: FreeMemory) -> None:
+        try:
+            free_memory(self._device)
+        except Exception as error:
+            self._fail(message.request, error)
+        else:
+            self._finish(message.request)
+
     def _fail(self, request: int, error: Exception) -> None:
         cause = raised(error)
         logging.exception("request %s", request)
@@ -212,8 +222,9 @@ def raised(error: Exception) -> Raised:
     return Raised(f"{type(error).__name__}: {error}", traceback.format_exc(), time.monotonic(), out_of_memory)
 
 
-def free_memory() -> None:
-    comfy.model_management.unload_all_models()
+def free_memory(device: torch.device) -> None:
+    """Of this device only: to ask about another one, CUDA would take memory there."""
+    comfy.model_management.free_memory(1e30, device)
     comfy.model_management.cleanup_models_gc()
     comfy.model_management.soft_empty_cache()
 

@@ -22,10 +22,13 @@ STACK_FRAMES = 12
 
 
 class Pulse:
-    """`activity` is set by the main thread (IDLE, LOADING, SAMPLING), `sampling` when it begins a request."""
+    """`activity` is set by the main thread (IDLE, LOADING, SAMPLING), `sampling` when it begins a request. `resident`
+    gives what Standing calls models.
+    """
 
     def __init__(self, device: torch.device):
         self.activity = IDLE
+        self.resident: Callable[[], tuple[tuple[str, int], ...]] = tuple
         self._device = device
         self._main = threading.get_ident()
         self._flag = CancelFlag()
@@ -49,7 +52,7 @@ class Pulse:
 
     def standing(self, question: Ask) -> Standing:
         if not question.stacks:
-            return Standing(memory=memory(self._device))
+            return Standing(memory=memory(self._device), models=self.resident())
         frame = sys._current_frames()[self._main]
         return Standing(tuple(traceback.format_stack(frame)[-STACK_FRAMES:]), collectives.begun())
 

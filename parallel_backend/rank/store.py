@@ -52,6 +52,11 @@ class ModelStore:
             self._models[identity.key] = (identity, patcher)
         return self._models[identity.key][1]
 
+    def resident(self) -> tuple[tuple[str, int], ...]:
+        """(title, bytes) of the models whose weights are on the device. For any thread."""
+        weights = [patcher.model.xdit_weights for _, patcher in list(self._models.values())]
+        return tuple((one.title, one.nbytes) for one in weights if one.nbytes)
+
     def _drop_stale(self, identity: ModelIdentity) -> None:
         """Forget models made by the same recipe from files that are no longer those."""
         for key, (held, patcher) in list(self._models.items()):

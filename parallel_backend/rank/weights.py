@@ -13,15 +13,17 @@ class Weights:
     """Owns where the parameters of `model.diffusion_model` lie.
 
     Released: parameters are views of the mmapped file. Resident: they are on `device` in the model's dtype. `patched`
-    names those that LoRA and the like changed; restoring reads the file again. `title` is for the log.
+    names those that LoRA and the like changed; restoring reads the file again. `nbytes`: what lies on the device, also
+    while it is being read. `title` is for the log.
     """
 
     def __init__(self, model: torch.nn.Module, device: torch.device, title: str):
         self._model = model
-        self._title = title
+        self.title = title
         self._device = device
         self._source = {name: parameter.data for name, parameter, _ in self._parameters()}
         self.resident = False
+        self.nbytes = 0
         self.patched: set[str] = set()
 
     def _parameters(self) -> Iterator[tuple[str, torch.nn.Parameter, torch.dtype | None]]:
@@ -34,10 +36,12 @@ class Weights:
         """Copy every parameter to the device, one at a time. Raises torch.OutOfMemoryError with everything released."""
         if self.resident:
             return
-        logging.info("reading the weights of %s", self._title)
+        logging.info("reading the weights of %s", self.title)
         try:
             for name, _, dtype in list(self._parameters()):
-                comfy.utils.set_attr_param(self._model, name, self._on_device(name, dtype))
+                weight = self._on_device(name, dtype)
+                comfy.utils.set_attr_param(self._model, name, weight)
+                self.nbytes += weight.nbytes
         except BaseException:
             self.release()
             raise
@@ -54,6 +58,7 @@ class Weights:
         for name, source in self._source.items():
             comfy.utils.set_attr_param(self._model, name, source)
         self.resident = False
+        self.nbytes = 0
         self.patched.clear()
 
     def restore_patched(self) -> None:

@@ -1,0 +1,261 @@
+"""The sidebar tab "xDiT" and its routes, in the real server and in headless Chromium."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from support.browser import CHROMIUM, Browser
+from support.comfy_client import PromptFailed
+from support.compare import TOLERANCE
+from support.parity import relative_error
+from support.prompts import Graph
+from support.ranks import rank_pids, resident_bytes, weight_reads
+
+DEVICES = "cpu:2"
+TAB = "document.querySelector('.xdit-status')"
+
+
+@pytest.fixture
+def status(comfy):
+    def ask():
+        with urllib.request.urlopen(f"{comfy.url}/xdit/status", timeout=30) as answer:
+            return json.load(answer)
+
+    return ask
+
+
+def post(comfy, path, body=b"{}", **headers):
+    """Status code and message of a POST."""
+    headers = {"Content-Type": "application/json", **{key.replace("_", "-"): value for key, value in headers.items()}}
+    request = urllib.request.Request(f"{comfy.url}{path}", body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)["message"]
+    except urllib.error.HTTPError as refused:
+        return refused.code, json.load(refused)["message"]
+
+
+def flux(name, seed=7, steps=4, size=64, conditioning=None):
+    graph = Graph()
+    model = graph.add(
+        "XDiTLoader", unet_name=name, weight_dtype="default", parallel_config=graph.parallel_config(DEVICES)
+    )
+    latent = graph.add("EmptySD3LatentImage", width=size, height=size, batch_size=1)
+    positive = graph.add("RandomConditioning", **conditioning) if conditioning else graph.flux_conditioning(1)
+    saved = graph.save(graph.sample("KSampler", model, positive, latent, seed=seed, steps=steps))
+    return graph.prompt, saved.id
+
+
+def latent_of(client, name, **options):
+    prompt, saved = flux(name, **options)
+    return client.latent(client.run(prompt), saved)
+
+
+def wait_until(what, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.1)
+    return value
+
+
+# The routes
+
+
+def test_before_there_is_a_group(comfy, status):
+    post(comfy, "/xdit/restart")  # the server is shared: there may be one
+    found = status()
+    assert found["state"] == "none" and found["ranks"] == [] and found["devices"] is None
+    assert post(comfy, "/xdit/unload") == (200, "no ranks are running")
+    assert post(comfy, "/xdit/restart") == (200, "no ranks are running")
+
+
+def test_after_a_prompt(client, comfy, models, status):
+    name = models.flux()
+    latent_of(client, name, seed=11)
+    found = status()
+    assert found["state"] == "idle" and found["devices"] == "2 CPU rank(s)"
+    assert {rank["pid"] for rank in found["ranks"]} == rank_pids(comfy)
+    file = models.models / "diffusion_models" / name
+    for number, rank in enumerate(found["ranks"]):
+        assert (rank["rank"], rank["device"], rank["memory"]) == (number, f"CPU rank {number}", None)
+        assert rank["ram"] == pytest.approx(resident_bytes(rank["pid"]), rel=0.2)
+        (model,) = rank["models"]
+        assert model["title"] == name and model["bytes"] == pytest.approx(file.stat().st_size, rel=0.1)
+    run = found["run"]
+    assert (run["phase"], run["step"], run["total"]) == ("done", 4, 4)
+    assert run["devices"] == "2 CPU rank(s)" and run["degrees"] and 0 < run["seconds_per_step"] < 10
+
+
+def test_while_a_prompt_runs_steps_count_and_nothing_is_touched(client, comfy, models, status):
+    name = models.flux()
+    latent_of(client, name, seed=21)
+    before = status()
+    prompt, _ = flux(name, seed=22, steps=2000)
+    running = client.queue(prompt)
+    client.wait_for_step(running, 2)
+    seen = []
+    for _ in range(3):
+        found = status()
+        assert found["state"] == "working" and found["run"]["phase"] == "sampling" and found["run"]["total"] == 2000
+        assert all(rank["models"] for rank in found["ranks"])  # a rank answers while it samples
+        seen.append(found["run"]["step"])
+        client.wait_for_step(running, found["run"]["step"] + 3)
+    assert seen[0] < seen[1] < seen[2] and seen[0] >= 1
+    for path in ("/xdit/unload", "/xdit/restart"):
+        code, message = post(comfy, path)
+        assert code == 409 and "a prompt is using the ranks: cancel it" in message
+    client.interrupt(running)
+    assert client.wait(running).interrupted
+    found = wait_until(lambda: (now := status())["state"] == "idle" and now)
+    assert found["run"]["phase"] == "cancelled"
+    assert found["failure"] == before["failure"] or found["failure"]["what"] == before["failure"]["what"]
+    assert [rank["pid"] for rank in found["ranks"]] == [rank["pid"] for rank in before["ranks"]]
+
+
+def test_unload_frees_the_weights_and_the_next_prompt_reads_them_again(client, comfy, models, status):
+    name = models.flux()
+    expected = latent_of(client, name, seed=31)
+    pids, read = rank_pids(comfy), weight_reads(comfy)
+    code, message = post(comfy, "/xdit/unload")
+    assert code == 200 and "dropped their weights" in message
+    found = status()
+    assert found["state"] == "idle" and [rank["models"] for rank in found["ranks"]] == [[], []]
+    prompt, saved = flux(name, seed=32)
+    client.run(prompt)
+    assert relative_error(latent_of(client, name, seed=31, size=64), expected) <= TOLERANCE
+    assert rank_pids(comfy) == pids and weight_reads(comfy) == [*read, name]
+    assert all(rank["models"] for rank in status()["ranks"])
+
+
+def test_restart_ends_the_ranks_and_the_next_prompt_starts_new_ones(client, comfy, models, status):
+    name = models.flux()
+    expected = latent_of(client, name, seed=41)
+    before, pids = status(), rank_pids(comfy)
+    code, message = post(comfy, "/xdit/restart")
+    assert code == 200 and "the next prompt starts new ones" in message
+    assert rank_pids(comfy) == set() and status()["state"] == "none"
+    client.run(flux(name, seed=42)[0])
+    assert relative_error(latent_of(client, name, seed=41), expected) <= TOLERANCE
+    after = status()
+    assert rank_pids(comfy).isdisjoint(pids) and len(after["ranks"]) == 2
+    assert after["restarts"] == before["restarts"] + 1
+
+
+def test_the_last_failure_is_told(client, models, status):
+    wrong = {"seed": 1, "tokens": 16, "context_dim": 96, "pooled_dim": 64, "guidance": 3.5}
+    with pytest.raises(PromptFailed):
+        client.run(flux(models.flux(), seed=51, conditioning=wrong)[0])
+    found = status()
+    assert found["failure"]["what"].startswith("RequestRefused: sampling failed on rank ")
+    assert 0 <= found["failure"]["seconds_ago"] < 30 and found["run"]["phase"] == "failed"
+
+
+def test_requests_that_are_not_ours_are_refused(comfy, status):
+    before = rank_pids(comfy)
+    for path in ("/xdit/unload", "/xdit/restart"):
+        assert post(comfy, path, Content_Type="text/plain")[0] == 415  # what another site's page can send
+        assert post(comfy, path, b"[]")[0] == 400
+        assert post(comfy, path, b'{"force": true}')[0] == 400
+        with pytest.raises(urllib.error.HTTPError) as answer:
+            urllib.request.urlopen(f"{comfy.url}{path}", timeout=30)
+        assert answer.value.code in (404, 405)
+    assert rank_pids(comfy) == before
+
+
+# The tab
+
+
+@pytest.fixture(scope="module")
+def browser(comfy):
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    with Browser() as page:
+        page.open(comfy.url)
+        page.wait("!!(window.app && app.extensionManager && app.graph)")
+        yield page
+
+
+def shows(browser, *texts, seconds=30):
+    """The tab's text, once it holds all of these."""
+    wanted = json.dumps([text.lower() for text in texts])
+    script = f"(text => {wanted}.every(one => text.toLowerCase().includes(one)) && text)({TAB}?.innerText ?? '')"
+    return browser.wait(script, seconds)
+
+
+def press(browser, action):
+    button = f"{TAB}.querySelector('[data-action={action}]')"
+    browser.wait(f"!{button}.disabled")
+    browser.run(f"{button}.click()")
+
+
+def test_the_tab_before_during_and_after_a_prompt_and_its_buttons(browser, client, comfy, models):
+    post(comfy, "/xdit/restart")
+    browser.wait("!!document.querySelector('.xdit-tab-button')")
+    browser.run("document.querySelector('.xdit-tab-button').click()")
+    shows(browser, "No ranks yet", "when a workflow with an xDiT node runs")
+    assert browser.run(f"[...{TAB}.querySelectorAll('button')].every(button => button.disabled)")
+
+    name = models.flux()
+    expected = latent_of(client, name, seed=61)
+    pids = rank_pids(comfy)
+    shows(browser, "Idle", "Last run: done", "step 4 of 4", "s/step", name, *(f"pid {pid}" for pid in pids))
+
+    running = client.queue(flux(name, seed=62, steps=2000)[0])
+    client.wait_for_step(running, 2)
+    shows(browser, "Working", "Sampling", " of 2000")
+    press(browser, "unload")
+    shows(browser, "a prompt is using the ranks: cancel it or wait for its end, then try again")
+    client.interrupt(running)
+    client.wait(running)
+    shows(browser, "Idle", "Last run: cancelled")
+
+    press(browser, "unload")
+    shows(browser, "the ranks dropped their weights", "no weights loaded")
+    assert rank_pids(comfy) == pids
+    press(browser, "restart")
+    shows(browser, "the ranks were ended", "No ranks yet")
+    assert rank_pids(comfy) == set()
+    client.run(flux(name, seed=63)[0])
+    assert relative_error(latent_of(client, name, seed=61), expected) <= TOLERANCE
+    shows(browser, "Idle", *(f"pid {pid}" for pid in rank_pids(comfy)))
+    assert rank_pids(comfy).isdisjoint(pids)
+
+
+def colours(browser, palette):
+    """(text, page) as brightness from 0 to 1, in one of ComfyUI's themes."""
+    browser.run(f"app.extensionManager.setting.set('Comfy.ColorPalette', '{palette}')")
+    browser.wait(f"document.body.classList.contains('dark-theme') === {json.dumps(palette == 'dark')}")
+    script = """(() => {
+      const bright = colour => colour.match(/[\\d.]+/g).slice(0, 3).reduce((sum, one) => sum + Number(one), 0) / 765;
+      let at = %s;
+      const text = getComputedStyle(at).color;
+      while (at && /rgba\\(.*, 0\\)|transparent/.test(getComputedStyle(at).backgroundColor)) at = at.parentElement;
+      return [bright(text), bright(getComputedStyle(at).backgroundColor)];
+    })()"""
+    return browser.run(script % TAB)
+
+
+def test_the_tab_can_be_read_in_dark_and_in_light(browser):
+    browser.run(f"{TAB} || document.querySelector('.xdit-tab-button').click()")
+    browser.wait(f"!!{TAB}")
+    text, page = colours(browser, "dark")
+    assert text > page + 0.4
+    text, page = colours(browser, "light")
+    assert page > text + 0.4
+
+
+def test_a_closed_tab_asks_no_more(browser):
+    browser.run(f"{TAB} || document.querySelector('.xdit-tab-button').click()")
+    browser.wait(f"!!{TAB}")
+    count = "performance.getEntriesByType('resource').filter(one => one.name.includes('/xdit/status')).length"
+    asked = browser.run(count)
+    browser.wait(f"{count} > {asked}")
+    browser.run("document.querySelector('.xdit-tab-button').click()")
+    browser.wait(f"!{TAB}")
+    time.sleep(0.5)  # an answer on its way
+    asked = browser.run(count)
+    time.sleep(2.5)
+    assert browser.run(count) == asked
