@@ -5,6 +5,8 @@ import os
 import pytest
 from models.cases import CASES
 from support.model_matrix import TOLERANCE
+from support.model_side import TREE
+from support.rank_set import RankSet
 
 FULL = os.environ.get("XDIT_FULL_MATRIX") == "1"
 CHOSEN = (
@@ -40,3 +42,16 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(rank_sets):
         for error, notes in rank_sets[2].run(("compiled", name, 2, 1)):
             assert error <= TOLERANCE
             assert any(reason in note for note in notes)
+
+
+def test_without_a_c_compiler_models_run_as_they_are(host, tmp_path):
+    nothing = {"CXX": "/nonexistent/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    ranks = RankSet(2, "support.model_side:ModelSide", {TREE: str(host.tree), **nothing})
+    try:
+        for error, notes in ranks.run(("compiled", "wan: plain", 2, 1, "inductor")):
+            assert error <= TOLERANCE
+            assert any(
+                "WanAttentionBlock could not be compiled and runs as it is: InvalidCxx" in note for note in notes
+            )
+    finally:
+        ranks.stop()

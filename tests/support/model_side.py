@@ -18,7 +18,7 @@ TREE = "XDIT_TEST_COMFYUI"
 
 class ModelSide:
     """Answers ("parity", case name, ulysses, ring, mode, exchange), ("guided", case name, cfg, batch, ulysses) and
-    ("compiled", case name, ulysses, ring).
+    ("compiled", case name, ulysses, ring, compiler backend).
     """
 
     def __init__(self):
@@ -54,8 +54,8 @@ class ModelSide:
         assert not sharded.session.notes, sharded.session.notes
         return relative_error(output, whole)
 
-    def _compiled(self, case, ulysses: int, ring: int) -> tuple[float, list[str]]:
-        """The error with compiled blocks, and what they say. Traced and functionalised as ever, run without codegen."""
+    def _compiled(self, case, ulysses: int, ring: int, backend: str = "aot_eager") -> tuple[float, list[str]]:
+        """The error with compiled blocks, and what they say. "aot_eager": traced and functionalised as ever, run without codegen."""
         from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
         from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
@@ -66,7 +66,7 @@ class ModelSide:
             whole = self._whole_output(case, model)
             sharded = ShardedModel(model, plan_for(model))
             sharded.session = Session(self._mesh(ulysses, ring).sp) if ulysses * ring > 1 else None
-            accelerated, notes = accelerate(model, sharded, backend="aot_eager"), []
+            accelerated, notes = accelerate(model, sharded, backend=backend), []
             accelerated.start(notes.append, (), graphs=False)
             output = run(model, case)
         return relative_error(output, whole), notes

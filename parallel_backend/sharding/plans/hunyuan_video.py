@@ -2,24 +2,12 @@
 
 from ..arguments import Positions, Ranges, Tokens
 from ..plan import Blocks, Gather, Plan
-from .flux import FLUX_PATCHES
-
-TEXT_IMAGE = ("txt", "img")
+from .flux import FLUX, FLUX_PATCHES, TEXT_IMAGE
 
 HUNYUAN_VIDEO = Plan(
     model="comfy.ldm.hunyuan_video.model.HunyuanVideo",
     blocks=(
-        Blocks(
-            "double_blocks",
-            {
-                "img": Tokens("img"),
-                "txt": Tokens("txt"),
-                "pe": Positions(TEXT_IMAGE, 2),
-                "modulation_dims_img": Ranges(("img",)),
-            },
-            attention=TEXT_IMAGE,
-            returns=(("img",), ("txt",)),
-        ),
+        FLUX.blocks[0],
         # unlike Flux, the model passes the single blocks the ranges of the image as they are, over text and image
         Blocks(
             "single_blocks",
