@@ -55,7 +55,10 @@ class ModelSide:
         return relative_error(output, whole)
 
     def _compiled(self, case, ulysses: int, ring: int, backend: str = "aot_eager") -> tuple[float, list[str]]:
-        """The error with compiled blocks, and what they say. "aot_eager": traced and functionalised as ever, run without codegen."""
+        """The error with compiled blocks, and what they say.
+
+        "aot_eager": traced and functionalised as ever, run without code generation.
+        """
         from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
         from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
