@@ -4,11 +4,14 @@ from __future__ import annotations
 
 
 class GroupError(RuntimeError):
-    """The process group is lost; the next prompt starts a new one. `rank`: the first that failed, where it is known."""
+    """The process group is lost; the next prompt starts a new one. `rank`: the first that failed, where it is known;
+    `lasting`: another start would fail alike.
+    """
 
-    def __init__(self, message: str, rank: int | None = None):
+    def __init__(self, message: str, rank: int | None = None, lasting: bool = False):
         super().__init__(message)
         self.rank = rank
+        self.lasting = lasting
 
 
 class RequestRefused(RuntimeError):

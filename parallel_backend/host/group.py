@@ -29,6 +29,8 @@ POLL_SECONDS = 0.05
 EXIT_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
 KILL_SECONDS = 5.0
+# Last lines of a rank that lacks a package: it would lack it the next time too.
+LASTING = ("ModuleNotFoundError:", "ImportError:", "importlib.metadata.PackageNotFoundError:")
 
 
 class ProcessGroup:
@@ -208,7 +210,7 @@ class ProcessGroup:
     def _lost(self) -> GroupError:
         if self._cause is None:
             return GroupError(f"{self.devices}: the process group was closed")
-        return GroupError(str(self._cause), self._cause.rank)
+        return GroupError(str(self._cause), self._cause.rank, self._cause.lasting)
 
     def _lose_dead(self, rank: int) -> GroupError:
         return self.lose(lambda: self._died(rank))
@@ -229,11 +231,16 @@ class ProcessGroup:
         except subprocess.TimeoutExpired:
             end = "closed its channel"
         else:
-            end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            end = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
             if code == -signal.SIGKILL:
                 end += " (the kernel does that when the machine's memory is full)"
             died.log.close()
-        return GroupError(f"{died} {end} while {self._phase}. Last lines of {died.log}:\n{died.log.tail()}", rank)
+        tail = died.log.tail()
+        return GroupError(
+            f"{died} {end} while {self._phase}. Last lines of {died.log}:\n{tail}",
+            rank,
+            lasting=tail.rpartition("\n")[2].startswith(LASTING),
+        )
 
     def kill(self) -> None:
         """End every rank at once."""
@@ -271,3 +278,7 @@ class ProcessGroup:
             rank.log.close()
         os.close(self._store)
         self._ended.set()
+
+
+def _signal_name(number: int) -> str:
+    return next((known.name for known in signal.Signals if known == number), f"signal {number}")

@@ -65,7 +65,6 @@ def prepare(group: ProcessGroup, kind: str, payload: Any, degrees: Degrees, conf
             group.send(Discard(number))
         raise
     group.resident = {key for key, _ in graph.echo}
-    group.phase("sampling")
     group.send(Go(number))
     emit(StepsStarted())
     return Request(number)
@@ -95,6 +94,8 @@ def collect(group: ProcessGroup, request: Request, on_message: Callable[[int, An
     Raises RequestRefused when the ranks failed in step (the group goes on), GroupError when not, OutOfMemory.
     """
     answers = Answers(group, request.number, on_message)
+    group.phase("sampling")
     answers.wait()
     answers.raise_failure()
+    group.phase("idle")
     return [answers.ends[rank] for rank in sorted(answers.ends)]

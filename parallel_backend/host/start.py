@@ -67,7 +67,7 @@ class GroupStart:
             return self._start(self._without(left_out), (*RETRY_AFTER_SECONDS, None))
         except StartFailed as error:
             first = failed = error
-        while self.may_leave_out and failed.rank is not None and 2 * (len(left_out) + 1) <= self.devices.size:
+        while self._may_go_without(failed, len(left_out) + 1):
             index = self._without(left_out).indices[failed.rank]
             left_out = (*left_out, index)
             logging.warning("xDiT: %s is left out: %s", self.devices.name(self.devices.indices.index(index)), failed)
@@ -79,6 +79,11 @@ class GroupStart:
                 self.left_out = left_out
                 return group
         raise first
+
+    def _may_go_without(self, failed: GroupError, number: int) -> bool:
+        """Whether `number` devices may be left out because of `failed`: one device's own fault, and half remain."""
+        own = failed.rank is not None and not failed.lasting
+        return self.may_leave_out and own and 2 * number <= self.devices.size
 
     def _without(self, left_out: tuple[int, ...]) -> DeviceSet:
         return DeviceSet(self.devices.kind, tuple(index for index in self.devices.indices if index not in left_out))
@@ -95,7 +100,7 @@ class GroupStart:
                 group.wait_until_ready(self._abandoned)
             except GroupError as error:
                 failures.append(error)
-                if self._abandoned.is_set() or wait is None:
+                if self._abandoned.is_set() or wait is None or error.lasting:
                     break
                 logging.warning("xDiT: starting %s failed, next try in %g s: %s", devices, wait, error)
                 self._abandoned.wait(wait)
@@ -105,6 +110,7 @@ class GroupStart:
         raise StartFailed(
             f"{devices} cannot be started, tried {len(failures)} time(s). First cause: {failures[0]}",
             ranks.pop() if len(ranks) == 1 else None,
+            failures[-1].lasting,
         )
 
 

@@ -30,9 +30,16 @@ def test_a_start_that_keeps_failing_is_an_error_with_its_cause(faults):
     assert (
         "2 CPU rank(s) cannot be started, tried 4 time(s). First cause: rank 1 (cpu) ended with exit code 3" in message
     )
-    assert "device 1 is broken" in message
+    assert "this device is broken" in message
     faults.break_devices()
     faults.assert_right(devices="cpu:2", ulysses=2, seed=12)
+
+
+def test_a_start_without_a_package_is_not_tried_again(faults):
+    faults.kill_ranks()
+    faults.break_devices(0, 1, says="ModuleNotFoundError: No module named 'xfuser'")
+    message = faults.error(devices="cpu:2").message
+    assert "tried 1 time(s)" in message and "No module named 'xfuser'" in message
 
 
 def test_a_device_that_keeps_failing_is_left_out(faults):

@@ -80,9 +80,9 @@ class FaultGraph:
     def log_size(self) -> int:
         return self.comfy.log.stat().st_size
 
-    def break_devices(self, *indices: int) -> None:
-        """Ranks on these devices end as soon as they are started."""
-        (self.comfy.base / FAILING_DEVICES).write_text(json.dumps(indices))
+    def break_devices(self, *indices: int, says: str = "this device is broken") -> None:
+        """Ranks on these devices end as soon as they are started, with this last line."""
+        (self.comfy.base / FAILING_DEVICES).write_text(json.dumps(dict.fromkeys(indices, says)))
 
     def kill_ranks(self) -> set[int]:
         """SIGKILL to every rank; returns who they were, once they are gone."""

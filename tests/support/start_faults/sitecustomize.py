@@ -8,6 +8,7 @@ from pathlib import Path
 if sys.orig_argv[1:] and sys.orig_argv[1].endswith("/parallel_backend/rank/bootstrap.py"):
     failing = Path(os.environ["XDIT_TEST_FAILING_DEVICES"])
     index = json.loads(sys.orig_argv[2])["index"]
-    if failing.exists() and index in json.loads(failing.read_text()):
-        print(f"device {index} is broken", file=sys.stderr, flush=True)
+    broken = json.loads(failing.read_text()) if failing.exists() else {}
+    if str(index) in broken:
+        print(broken[str(index)], file=sys.stderr, flush=True)
         os._exit(3)
