@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..config import ConfigError, Degrees, ParallelConfig
 from ..sharding.plan import Plan
+from .links import Links
 
 SMALL_LATENT = 128 * 128  # positions of a latent up to which whole images are divided rather than their tokens
 
@@ -42,25 +43,36 @@ class Choice:
         return f"{self.degrees} ({self.reason})"
 
 
-def choose(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
-    """Degrees for `work` on `ranks` ranks. Raises ConfigError when what was asked cannot be had."""
-    choice = _manual(config, ranks, work) if config.strategy == "manual" else _auto(ranks, work)
+def choose(config: ParallelConfig, ranks: int, work: Workload, links: Links | None = None) -> Choice:
+    """Degrees for `work` on `ranks` ranks. Raises ConfigError when what was asked cannot be had.
+
+    `links`: between GPUs, if measured. `auto` leaves GPUs idle that would only wait for slow ones, unless `unsupported`
+    is set to refuse.
+    """
+    if config.strategy == "manual":
+        choice = _manual(config, ranks, work)
+    else:
+        choice = _auto(ranks, work, links if config.unsupported != "refuse" else None)
     if config.unsupported == "refuse" and choice.degrees.ranks < ranks:
         raise ConfigError(f"{choice}: {ranks} devices were asked for, and unsupported is set to refuse")
     return choice
 
 
-def _auto(ranks: int, work: Workload) -> Choice:
+def _auto(ranks: int, work: Workload, links: Links | None) -> Choice:
     if ranks == 1:
         return Choice(Degrees(), "one device")
     cfg = 2 if work.conditions >= 2 and ranks % 2 == 0 and work.together is None else 1
     rest, images = ranks // cfg, work.images
     facts = f"{work.architecture}, {_count(work.conditions, 'condition')}, latent {_size(work.latent_shape)}"
+    by_images = Degrees(cfg=cfg, batch=max(part for part in range(1, rest + 1) if rest % part == 0 and part <= images))
     if work.plan is None:
-        batch = max(part for part in range(1, rest + 1) if rest % part == 0 and part <= images)
-        return Choice(Degrees(cfg=cfg, batch=batch), f"{facts}; no sharding plan for this architecture")
-    if images % rest == 0 and math.prod(work.latent_shape[2:]) <= SMALL_LATENT:
-        return Choice(Degrees(cfg=cfg, batch=rest), facts)
+        return Choice(by_images, f"{facts}; no sharding plan for this architecture")
+    small = math.prod(work.latent_shape[2:]) <= SMALL_LATENT
+    if images % rest == 0 and small:
+        return Choice(by_images, facts)
+    if links is not None and not links.fast and small:
+        slow = f"at {links.bandwidth / 1e9:.0f} GB/s between the GPUs dividing images this small gains nothing"
+        return Choice(by_images, f"{facts}; {slow}")
     ulysses = max(part for part in range(1, rest + 1) if rest % part == 0 and part <= work.heads)
     return Choice(Degrees(ulysses=ulysses, ring=rest // ulysses, cfg=cfg), f"{facts}, {work.heads} heads")
 

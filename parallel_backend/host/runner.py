@@ -26,6 +26,7 @@ from .devices import resolve
 from .errors import OutOfMemory
 from .events import RunStarted, emit, observed, prompt_id
 from .group import ProcessGroup
+from .links import measured_links
 from .manager import manager
 from .memory import ADVICE
 from .remote_forward import sample_here
@@ -63,7 +64,8 @@ def _run(
     work = workload(guider, arguments["noise"])
     choose(config, devices.size, work)  # what cannot be had is refused before anything starts
     group = manager.group(devices, config.may_leave_out)
-    choice = choose(config, group.size, work)
+    links = measured_links(group.devices) if group.devices.kind == "cuda" else None
+    choice = choose(config, group.size, work, links)
     config = replace(config, compile="on" if compile_wanted(config, devices.kind, work) else "off")
     logging.info("xDiT: %s on %s%s", choice, group.devices, ", compiled" if config.compile == "on" else "")
     if free_first:

@@ -1,0 +1,42 @@
+"""What `auto` makes of measured links."""
+
+import pytest
+from xdit_comfyui.parallel_backend.config import Degrees, ParallelConfig
+from xdit_comfyui.parallel_backend.host.choose import Workload, choose
+from xdit_comfyui.parallel_backend.host.links import Link, Links
+from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
+from xdit_comfyui.parallel_backend.sharding.plans.wan import WAN
+
+SLOW, FAST = (Links({(0, 1): Link(speed, 5e-5)}, None) for speed in (23e9, 260e9))
+IMAGE, LARGE, VIDEO = (1, 16, 128, 128), (1, 16, 256, 256), (1, 16, 21, 60, 104)
+
+
+def flux(conditions=1, shape=IMAGE):
+    return Workload("Flux", FLUX, 24, conditions, shape)
+
+
+@pytest.mark.parametrize(
+    ("work", "ranks", "links", "degrees"),
+    [
+        (flux(), 2, None, Degrees(ulysses=2)),
+        (flux(), 2, FAST, Degrees(ulysses=2)),
+        (flux(), 2, SLOW, Degrees()),
+        (flux(shape=LARGE), 2, SLOW, Degrees(ulysses=2)),
+        (Workload("WanModel", WAN, 40, 1, VIDEO), 2, SLOW, Degrees(ulysses=2)),
+        (flux(conditions=2), 2, SLOW, Degrees(cfg=2)),
+        (flux(conditions=2), 4, SLOW, Degrees(cfg=2)),
+        (flux(conditions=2), 4, FAST, Degrees(cfg=2, ulysses=2)),
+        (flux(shape=(3, 16, 128, 128)), 4, SLOW, Degrees(batch=2)),
+        (flux(shape=(4, 16, 128, 128)), 4, SLOW, Degrees(batch=4)),
+    ],
+)
+def test_auto(work, ranks, links, degrees):
+    choice = choose(ParallelConfig(), ranks, work, links)
+    assert choice.degrees == degrees
+    assert ("23 GB/s" in choice.reason) == (degrees.ranks < ranks)
+
+
+def test_who_refuses_idle_devices_gets_none_and_manual_is_obeyed():
+    assert choose(ParallelConfig(unsupported="refuse"), 2, flux(), SLOW).degrees == Degrees(ulysses=2)
+    config = ParallelConfig(strategy="manual", degrees=Degrees(ulysses=2))
+    assert choose(config, 2, flux(), SLOW).degrees == Degrees(ulysses=2)
