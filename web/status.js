@@ -3,6 +3,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const POLL_MILLISECONDS = 1000;
+const NOTE_MILLISECONDS = 15000;
 
 const STATES = {
   none: "No ranks yet",
@@ -152,6 +153,8 @@ class StatusTab {
   say(message, failed) {
     this.note.textContent = message;
     this.note.classList.toggle("xdit-failure", failed);
+    clearTimeout(this.forget);
+    this.forget = setTimeout(() => (this.note.textContent = ""), NOTE_MILLISECONDS);
   }
 
   async refresh() {

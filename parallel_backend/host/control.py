@@ -11,7 +11,7 @@ from .group import ProcessGroup
 from .manager import InUse, manager
 
 UNLOAD_SECONDS = 60.0
-NO_RANKS = "no ranks are running"
+NO_RANKS = "No ranks are running."
 
 
 def unload() -> str:
@@ -25,9 +25,9 @@ def unload() -> str:
         if group is None or not group.alive():
             return NO_RANKS
         if group.leftover is not None and not group.leftover.done.is_set():
-            raise InUse("the ranks still finish what a cancelled prompt began; try again in a moment")
+            raise InUse("The ranks still finish what a cancelled prompt began. Try again in a moment.")
         _free(group)
-    return "the ranks dropped their weights; the next prompt reads them again"
+    return "The ranks dropped their weights. The next prompt reads them again."
 
 
 def restart() -> str:
@@ -36,7 +36,7 @@ def restart() -> str:
         if manager.start is None:
             return NO_RANKS
         manager.close()
-    return "the ranks were ended; the next prompt starts new ones"
+    return "The ranks were ended. The next prompt starts new ones."
 
 
 def _free(group: ProcessGroup) -> None:

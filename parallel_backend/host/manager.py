@@ -56,7 +56,7 @@ class GroupManager:
     def idle(self) -> Iterator[None]:
         """No prompt uses the group while this lasts; those that want to wait. Raises InUse when one does now."""
         if not self._using.acquire(blocking=False):
-            raise InUse("a prompt is using the ranks: cancel it or wait for its end, then try again")
+            raise InUse("A prompt is using the ranks. Cancel it or wait for its end, then try again.")
         try:
             yield
         finally:
