@@ -12,6 +12,8 @@ from support.compare import TOLERANCE
 from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import rank_pids, resident_bytes, weight_reads
+from xdit_comfyui.parallel_backend.host.status import memory_of
+from xdit_comfyui.parallel_backend.protocol import Memory, Standing
 
 DEVICES = "cpu:2"
 ICON = ".xdit-tab-button"
@@ -256,3 +258,54 @@ def test_a_closed_tab_asks_no_more(browser):
     asked = browser.run("asked")
     time.sleep(2.5)
     assert browser.run("asked") == asked
+
+
+# GPUs, as their ranks would answer: this machine has none
+
+
+def test_memory_of_a_gpu_is_weights_other_and_free():
+    answer = Standing(memory=Memory(free=50, total=100), models=(("a", 20), ("b", 10)))
+    assert memory_of(answer, of_gpu=True) == {
+        "models": [{"title": "a", "bytes": 20}, {"title": "b", "bytes": 10}],
+        "memory": {"weights": 30, "other": 20, "free": 50, "total": 100},
+    }
+    assert memory_of(None, of_gpu=True) == {"models": None, "memory": None}
+
+
+def test_the_tab_shows_gpus_and_ranks_that_do_not_answer(browser):
+    memory = {"weights": 24 << 30, "other": 6 << 30, "free": 10 << 30, "total": 40 << 30}
+    rank = {
+        "rank": 0,
+        "device": "GPU 3",
+        "pid": 11,
+        "ram": 3 << 30,
+        "models": [{"title": "<b>x</b>", "bytes": 24 << 30}],
+    }
+    status = {
+        "state": "working",
+        "devices": "GPU 3,5",
+        "run": {"degrees": "ulysses 2", "phase": "sampling", "step": 3, "total": 20, "seconds_per_step": 0.12345},
+        "restarts": 2,
+        "failure": {"seconds_ago": 130, "what": "GroupError: rank 1 (cuda:5) was ended by SIGKILL\nits last lines"},
+        "ranks": [
+            {**rank, "memory": memory},
+            {**rank, "rank": 1, "device": "GPU 5", "ram": None, "models": None, "memory": None},
+        ],
+    }
+    open_tab(browser)
+    browser.run(f"""(real => {{
+        window.fetch = (...how) => String(how[0]).includes('/xdit/status')
+            ? Promise.resolve(new Response({json.dumps(json.dumps(status))})) : real(...how);
+        window.putBack = () => {{ window.fetch = real; }};
+    }})(window.fetch)""")
+    shows(
+        browser,
+        "GPU 3,5",
+        "step 3 of 20 · 0.123 s/step",
+        "weights 24.0 GiB · other 6.0 GiB · free 10.0 GiB",
+        "<b>x</b>",
+    )
+    shows(browser, "does not answer", "restarts so far: 2", "Last failure, 2 min ago: GroupError: rank 1 (cuda:5)")
+    widths = f"[...{TAB}.querySelectorAll('.xdit-bar span')].map(one => one.style.width)"
+    assert browser.run(widths) == ["60%", "15%", "25%"]
+    browser.run("putBack()")

@@ -123,13 +123,13 @@ def _ranks(group: ProcessGroup) -> list[dict[str, Any]]:
             "device": group.devices.name(rank.rank),
             "pid": rank.process.pid,
             "ram": _resident_ram(rank.process.pid),
-            **_memory(standing.get(rank.rank), group.devices.kind == "cuda"),
+            **memory_of(standing.get(rank.rank), group.devices.kind == "cuda"),
         }
         for rank in group.ranks
     ]
 
 
-def _memory(standing: Standing | None, of_gpu: bool) -> dict[str, Any]:
+def memory_of(standing: Standing | None, of_gpu: bool) -> dict[str, Any]:
     """The models of a rank, and of its GPU's memory: weights / other (of any process) / free. None: no answer."""
     if standing is None:
         return {"models": None, "memory": None}
