@@ -98,14 +98,11 @@ class XDiTParallelConfig(io.ComfyNode):
     def validate_inputs(
         cls, devices, strategy, ulysses, ring, cfg, batch, pipefusion, attention, unsupported, compile="auto"
     ) -> bool | str:
+        values = (devices, strategy, ulysses, ring, cfg, batch, pipefusion, attention, unsupported, compile)
+        if None in values:  # a link: its value is known, and checked, when the node runs
+            return True
         try:
-            config = _config(devices, strategy, ulysses, ring, cfg, batch, pipefusion, attention, unsupported, compile)
-            available = resolve(devices).size
-            if config.strategy == "manual" and config.degrees.ranks != available:
-                return (
-                    f"{config.degrees} needs {config.degrees.ranks} device(s), devices {devices!r} are {available}; the"
-                    f" degrees must multiply to {available}"
-                )
+            _config(*values)
         except ConfigError as error:
             return str(error)
         return True
@@ -120,5 +117,13 @@ class XDiTParallelConfig(io.ComfyNode):
 
 
 def _config(devices, strategy, ulysses, ring, cfg, batch, pipefusion, attention, unsupported, compile):
+    """The configuration, possible on this machine. Raises ConfigError."""
     degrees = Degrees(ulysses, ring, cfg, batch, pipefusion)
-    return ParallelConfig(devices, strategy, degrees, attention, unsupported, compile)
+    config = ParallelConfig(devices, strategy, degrees, attention, unsupported, compile)
+    available = resolve(devices).size
+    if strategy == "manual" and degrees.ranks != available:
+        raise ConfigError(
+            f"{degrees} needs {degrees.ranks} device(s), devices {devices!r} are {available}; the degrees must multiply"
+            f" to {available}"
+        )
+    return config
