@@ -13,12 +13,14 @@ import comfy.model_management
 
 from ..config import ConfigError
 from .devices import DeviceSet
+from .errors import GroupError
 from .events import prompt_id
 from .group import POLL_SECONDS, ProcessGroup
 from .limits import Limits
 from .start import GroupStart
 
 SILENT_WAIT_SECONDS = 0.5
+GROUPS_PER_PROMPT = 4
 
 
 class InUse(RuntimeError):
@@ -70,20 +72,26 @@ class GroupManager:
         """
         require_linux()
         self._one_device_set_per_prompt(devices)
+        for _ in range(GROUPS_PER_PROMPT):
+            group = self._ready(devices, may_leave_out)
+            if group is not None:
+                return group
+        raise GroupError(f"{devices}: ranks ended right after their start, {GROUPS_PER_PROMPT} times; see their logs")
+
+    def _ready(self, devices: DeviceSet, may_leave_out: bool) -> ProcessGroup | None:
+        """Wait for the group that is wanted now; None when it turns out not to serve, and another one is wanted."""
         start = self._wanted(devices, may_leave_out)
         _wait(start.done, f"{devices} to start")
         if start.group is None:
             self._forget(start)
             raise start.error
         if start.left_out and not may_leave_out:  # it was started for a sampler that takes fewer devices
-            return self.group(devices, may_leave_out)
+            return None
         leftover = start.group.leftover
         if leftover is not None:
             _wait(leftover.done, f"{devices} to finish what a cancelled prompt began")
             start.group.leftover = None
-        if not start.group.healthy():
-            return self.group(devices, may_leave_out)
-        return start.group
+        return start.group if start.group.healthy() else None
 
     def warm_up(self, devices: DeviceSet, may_leave_out: bool) -> None:
         """Start a group in the background, so that it is ready when the sampler needs it."""
