@@ -11,7 +11,7 @@ from support.comfy_client import PromptFailed
 from support.compare import TOLERANCE
 from support.parity import relative_error
 from support.prompts import Graph
-from support.ranks import rank_pids, resident_bytes, weight_reads
+from support.ranks import anonymous_bytes, rank_pids, resident_bytes, weight_reads
 from xdit_comfyui.parallel_backend.host.status import memory_of
 from xdit_comfyui.parallel_backend.protocol import Memory, Standing
 
@@ -130,6 +130,21 @@ def test_unload_frees_the_weights_and_the_next_prompt_reads_them_again(client, c
     assert relative_error(latent_of(client, name, seed=31), expected) <= TOLERANCE
     assert rank_pids(comfy) == pids and weight_reads(comfy) == [*read, name]
     assert all(rank["models"] for rank in status()["ranks"])
+
+
+def test_unload_gives_the_memory_back(client, comfy, models, status):
+    graph = Graph()
+    config = graph.parallel_config(DEVICES)
+    model = graph.add("XDiTLoader", unet_name=models.sdxl(), weight_dtype="default", parallel_config=config)
+    latent = graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+    conditioning = graph.add("RandomConditioning", seed=1, tokens=16, context_dim=2048, pooled_dim=1280, guidance=0.0)
+    graph.save(graph.sample("KSampler", model, conditioning, latent, seed=33, steps=1))
+    client.run(graph.prompt)  # its weights are cast from fp16 to fp32, so each rank has its own
+    loaded = {rank["pid"]: rank["models"][0]["bytes"] for rank in status()["ranks"]}
+    before = {pid: anonymous_bytes(pid) for pid in loaded}
+    post(comfy, "/xdit/unload")
+    for pid, size in loaded.items():
+        assert before[pid] - anonymous_bytes(pid) > 0.9 * size
 
 
 def test_restart_ends_the_ranks_and_the_next_prompt_starts_new_ones(client, comfy, models, status):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib.metadata
 import logging
 import os
@@ -227,6 +229,8 @@ def free_memory(device: torch.device) -> None:
     comfy.model_management.free_memory(1e30, device)
     comfy.model_management.cleanup_models_gc()
     comfy.model_management.soft_empty_cache()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed below its newest allocation
 
 
 def attach_plan(model: torch.nn.Module) -> None:
