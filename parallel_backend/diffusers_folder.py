@@ -46,7 +46,7 @@ def _shards(index: str) -> list[str]:
     """The file names that an index names. Raises UnknownLayout."""
     try:
         with open(index, encoding="utf-8") as file:
-            return sorted(set(json.load(file)["weight_map"].values()))
+            return sorted({os.path.normpath(name) for name in json.load(file)["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnknownLayout(
             f"{index} is no index of shards ({type(error).__name__}: {error}); download the folder again"
@@ -63,9 +63,12 @@ def load_diffusers_folder(folder: str, model_options: dict[str, Any], disable_dy
     state_dict: dict[str, Any] = {}
     for path in weight_files(folder):
         state_dict.update(comfy.utils.load_torch_file(path))
-    patcher = comfy.sd.load_diffusion_model_state_dict(
-        state_dict, model_options=model_options, disable_dynamic=disable_dynamic
-    )
+    try:
+        patcher = comfy.sd.load_diffusion_model_state_dict(
+            state_dict, model_options=model_options, disable_dynamic=disable_dynamic
+        )
+    except KeyError as error:
+        raise UnknownLayout(f"{folder} holds no weight {error}; download the folder again") from error
     if patcher is None:
         try:
             architecture = ConfigMixin.load_config(folder).get("_class_name", "this model")

@@ -17,6 +17,7 @@ from support.tiny_models import ModelShelf
 TEST_PACKS = {
     "xdit-test-nodes": PACK_ROOT / "tests" / "support" / "host_nodes",
     "xdit-test-ladder": PACK_ROOT / "tests" / "support" / "ladder_nodes",
+    "xdit-test-bad": PACK_ROOT / "tests" / "support" / "bad_nodes",
 }
 
 

@@ -19,7 +19,8 @@ from .session import Session
 class Call:
     """One model call: how its tokens are laid out, and whether they are split right now.
 
-    `inside`: the Blocks whose block runs now; `suspended`: a submodule with local attention runs inside it;
+    `whole`: the rest of the call is not divided; `inside`: the Blocks whose block runs now; `suspended`: a submodule
+    with local attention runs inside it;
     `whole_queries`: one whose keys alone are split; `whole_arguments`: what patches inside the block see whole.
     """
 
@@ -32,6 +33,7 @@ class Call:
         """Back to the state in which the call begins: tokens whole."""
         self.layout: Layout | None = None
         self.sharded = False
+        self.whole = False
         self.inside: Blocks | None = None
         self.suspended = False
         self.whole_queries = False
@@ -71,6 +73,15 @@ class Call:
         if layout != self.layout:
             self.layout = layout
             self._remembered.clear()
+
+    def leaves_a_rank_empty(self, blocks: Blocks, bound: dict[str, Any]) -> bool:
+        """Whether some ranks would hold no token of a stream that `blocks` take, others one."""
+        splits = (
+            self.layout.split(argument.segments).local
+            for name, argument in blocks.arguments.items()
+            if isinstance(argument, Tokens | Grid) and bound.get(name) is not None
+        )
+        return any(min(local) == 0 < max(local) for local in splits)
 
     def remember(self, kind: Any, value: torch.Tensor, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         """`make()` once for this tensor object under this layout."""

@@ -141,12 +141,16 @@ class ShardedModel:
 
         def hook(block, args, kwargs):
             call = self.call
-            if call is None:
+            if call is None or call.whole:
                 return None
             bound = bind(names, args, kwargs)
             if "**" in names:
                 check_arguments(self.plan.model, blocks.path, blocks.arguments, tuple(bound))
             call.enter(self.plan, blocks, bound)
+            if not call.sharded and call.leaves_a_rank_empty(blocks, bound):
+                self.session.note(f"{blocks.path}: fewer tokens than ranks; every rank runs them whole")
+                call.whole = True
+                return None
             call.whole_arguments = {name: bound.get(name) for name in shown}
             for name, argument in blocks.arguments.items():
                 if bound.get(name) is not None:
@@ -161,7 +165,7 @@ class ShardedModel:
     def _leave_block(self, blocks: Blocks) -> Callable:
         def hook(block, args, output):
             call = self.call
-            if call is None:
+            if call is None or call.inside is None:
                 return None
             call.inside = None
             if call.attention_calls == 0:

@@ -1,0 +1,137 @@
+"""One input after another that should fail, on ranks that should not mind."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from comfy_host.instance import ComfyInstance
+
+from .comfy_client import ComfyClient, NodeError, PromptFailed
+from .compare import TOLERANCE
+from .parity import relative_error
+from .prompts import Graph, Node
+from .ranks import rank_pids
+from .tiny_models import ModelShelf
+
+DEVICES = "cpu:2"
+CHECK_EVERY = 10  # cases between two good prompts
+OURS = ".parallel_backend."  # in the type of an error that this pack raises
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a prompt gave: a latent, or an error."""
+
+    latent: torch.Tensor | None
+    error: NodeError | None
+
+
+class Site:
+    """A server whose two ranks take every case. After each their pids, now and then a good prompt, are looked at."""
+
+    def __init__(self, comfy: ComfyInstance, client: ComfyClient, models: ModelShelf):
+        self.comfy = comfy
+        self.client = client
+        self.models = models
+        self.flux = models.flux(256, 1, 1)
+        self.cases = 0
+        self._good = self.sampled(self.stock).latent
+        assert relative_error(self.sampled(self.ours).latent, self._good) <= TOLERANCE
+        self._pids = rank_pids(comfy)
+        assert len(self._pids) == 2
+
+    def folder(self, kind: str) -> Path:
+        return self.models.models / kind
+
+    def stock(self, graph: Graph, name: str | None = None) -> Node:
+        return graph.add("UNETLoader", unet_name=name or self.flux, weight_dtype="default")
+
+    def ours(self, graph: Graph, name: str | None = None, **config) -> Node:
+        parallel = graph.parallel_config(DEVICES, **config)
+        return graph.add("XDiTLoader", unet_name=name or self.flux, weight_dtype="default", parallel_config=parallel)
+
+    def sampled(self, loader: Callable[[Graph], Node], **inputs) -> Outcome:
+        """Two steps of 64 × 64 with the MODEL of `loader`; `inputs`: functions of the graph that replace its parts."""
+        graph = Graph()
+        model = loader(graph)
+        for patch in inputs.pop("patches", ()):
+            model = patch(graph, model)
+        parts = {
+            "positive": lambda graph: graph.flux_conditioning(1),
+            "latent": lambda graph: graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1),
+        }
+        positive = inputs.pop("positive", parts["positive"])(graph)
+        latent = inputs.pop("latent", parts["latent"])(graph)
+        negative = inputs.pop("negative", parts["positive"])(graph)
+        options = {"steps": 2, "negative": negative, **inputs}
+        saved = graph.save(graph.sample("KSampler", model, positive, latent, **options))
+        return self.run(graph, saved)
+
+    def run(self, graph: Graph, saved: Node) -> Outcome:
+        try:
+            result = self.client.run(graph.prompt)
+        except PromptFailed as failed:
+            assert failed.result.error is not None, "interrupted"
+            return Outcome(None, failed.result.error)
+        return Outcome(self.client.latent(result, saved.id), None)
+
+    def same_as_stock(self, may_refuse: bool = False, name: str | None = None, **inputs) -> Outcome:
+        """One case: stock ComfyUI and the ranks give the same latent, or both say what is wrong.
+
+        `may_refuse`: the ranks may refuse by name what stock ComfyUI samples.
+        """
+        stock = self.sampled(lambda graph: self.stock(graph, name), **inputs)
+        ours = self.sampled(lambda graph: self.ours(graph, name), **inputs)
+        self.case_done()
+        if stock.error is None and ours.error is None:
+            assert_same(ours.latent, stock.latent)
+        elif ours.error is None:
+            raise AssertionError(f"stock ComfyUI fails, the ranks do not: {stock.error}")
+        else:
+            assert stock.error is not None or may_refuse, str(ours.error)
+            assert_clear(ours.error, None if may_refuse and OURS in ours.error.type else stock.error)
+        return ours
+
+    def case_done(self) -> None:
+        self.cases += 1
+        self._assert_same_ranks()
+        if self.cases % CHECK_EVERY == 0:
+            self.check()
+
+    def check(self) -> None:
+        """A good prompt is right, in the same ranks."""
+        good = self.sampled(self.ours, seed=7)
+        assert good.error is None, str(good.error)
+        assert relative_error(good.latent, self._good) <= TOLERANCE
+        self._assert_same_ranks()
+
+    def _assert_same_ranks(self) -> None:
+        before, now = self._pids, rank_pids(self.comfy)
+        if before != now:
+            self.sampled(self.ours)  # for the cases after this one
+            self._pids = rank_pids(self.comfy)
+        assert before == now, "a rank was lost"
+
+
+def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
+    assert found.shape == expected.shape
+    assert torch.equal(found.isnan(), expected.isnan()), "NaN elsewhere than in stock ComfyUI"
+    if found.numel() and not found.isnan().all():
+        assert relative_error(found.nan_to_num(), expected.nan_to_num()) <= TOLERANCE
+
+
+def assert_clear(error: NodeError, stock: NodeError | None) -> None:
+    """The error says something, and is one of ours or what stock ComfyUI says."""
+    assert error.message, error.type
+    if OURS in error.type:
+        assert stock is None or _gist(stock) in error.message or "RequestRefused" not in error.type, (
+            f"stock ComfyUI says {stock.message!r}, the ranks {error.message!r}"
+        )
+        return
+    assert stock is not None and error.type == stock.type, f"{error}\nstock ComfyUI: {stock}"
+
+
+def _gist(error: NodeError) -> str:
+    """The first words of an error's message, without the shapes that differ when tokens are divided."""
+    return " ".join(error.message.split()[:4])
