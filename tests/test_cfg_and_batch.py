@@ -1,9 +1,11 @@
 """Conditions and rows divided over groups of ranks: the same latents as stock ComfyUI's."""
 
 import pytest
+from support.comfy_client import PromptFailed
 from support.images import write_random_image
 from support.parity import relative_error
 from support.prompts import Graph
+from support.ranks import rank_pids
 
 TOLERANCE = 1e-5
 
@@ -75,3 +77,20 @@ def test_sdxl(client, models, config):
         saved = graph.save(sampled)
         latents.append(client.latent(client.run(graph.prompt), saved.id))
     assert relative_error(latents[1], latents[0]) <= TOLERANCE
+
+
+def test_a_condition_that_fails_in_one_group_fails_the_prompt_alone(client, comfy, models):
+    expected = flux(client, models, {"devices": "cpu:2", "cfg": 2})
+    before = rank_pids(comfy)
+    graph = Graph()
+    parallel = graph.parallel_config("cpu:2", cfg=2)
+    model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=parallel)
+    wrong = graph.add("RandomConditioning", seed=2, tokens=17, context_dim=24, pooled_dim=64, guidance=3.5)
+    latent = graph.add("EmptySD3LatentImage", width=128, height=96, batch_size=1)
+    graph.save(graph.sample("KSampler", model, graph.flux_conditioning(1), latent, negative=wrong, cfg=3.0))
+    with pytest.raises(PromptFailed, match="sampling failed on rank 1.*(mat1|shape|size)"):
+        client.run(graph.prompt)
+    assert rank_pids(comfy) == before
+    again = flux(client, models, {"devices": "cpu:2", "cfg": 2}, steps=3)
+    assert again.shape == expected.shape
+    assert rank_pids(comfy) == before

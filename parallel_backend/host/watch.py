@@ -65,7 +65,7 @@ class Watch:
             self._seen[rank] = beat
         if max(self._silent) > self._limits.silence:
             self._report_silence(self._silent.index(max(self._silent)))
-        elif max(self._stalled) > self._limits.stall:
+        elif max(self._stalled) > self._limits.stall and not any(self._silent):  # a silent rank is its own cause
             self._report_stall()
 
     def _expected(self, rank: int) -> bool:

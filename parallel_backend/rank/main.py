@@ -6,6 +6,7 @@ import ctypes
 import gc
 import importlib.metadata
 import logging
+import math
 import os
 import time
 import traceback
@@ -38,6 +39,7 @@ from ..protocol import (
     Shutdown,
 )
 from ..sharding.engine import ShardedModel
+from ..sharding.peers import PeerFailed
 from ..sharding.plans import plan_for
 from ..transport.packing import pack
 from . import collectives, prompt_server
@@ -221,7 +223,8 @@ class Rank:
 def raised(error: Exception) -> Raised:
     """`error`, which is being handled, for the host."""
     out_of_memory = comfy.model_management.is_oom(error)
-    return Raised(f"{type(error).__name__}: {error}", traceback.format_exc(), time.monotonic(), out_of_memory)
+    at = math.inf if isinstance(error, PeerFailed) else time.monotonic()  # never the first cause
+    return Raised(f"{type(error).__name__}: {error}", traceback.format_exc(), at, out_of_memory)
 
 
 def free_memory(device: torch.device) -> None:

@@ -42,13 +42,17 @@ class BatchParallel:
         sizes = split_evenly(total, self._peers.size)
         start = sum(sizes[: self._peers.index])
         rows = range(start, start + sizes[self._peers.index])
-        if rows:
-            own = [None if cond is None else [self._cut(part, rows, total) for part in cond] for cond in conds]
-            index = slice(rows.start, rows.stop)
-            results = executor(model, own, x_in[index], timestep[index], model_options)
-        else:
-            results = [x_in[:0] for _ in conds]
+        results = self._peers.all_or_none(
+            lambda: self._evaluate(executor, model, conds, x_in, timestep, model_options, rows)
+        )
         return [_gather_rows(result, sizes, self._peers) for result in results]
+
+    def _evaluate(self, executor, model, conds, x_in, timestep, model_options, rows: range) -> list[torch.Tensor]:
+        if not rows:
+            return [x_in[:0] for _ in conds]
+        own = [None if cond is None else [self._cut(part, rows, x_in.shape[0]) for part in cond] for cond in conds]
+        index = slice(rows.start, rows.stop)
+        return executor(model, own, x_in[index], timestep[index], model_options)
 
     def _cut(self, cond: dict[str, Any], rows: range, total: int) -> dict[str, Any]:
         cut = dict(cond)

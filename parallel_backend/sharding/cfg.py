@@ -35,7 +35,7 @@ class CfgParallel:
             return executor(model, conds, x_in, timestep, model_options)
         owner = {index: place % self._peers.size for place, index in enumerate(active)}
         own = [cond if owner.get(index) == self._peers.index else None for index, cond in enumerate(conds)]
-        results = executor(model, own, x_in, timestep, model_options)
+        results = self._peers.all_or_none(lambda: executor(model, own, x_in, timestep, model_options))
         for index in active:
             results[index] = results[index].contiguous()
             dist.broadcast(results[index], self._peers.ranks[owner[index]], group=self._peers.group)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
+import torch
 import torch.distributed as dist
+
+Result = TypeVar("Result")
+
+
+class PeerFailed(RuntimeError):
+    """This rank's part went well, another one's did not; that rank tells why."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,23 @@ class Peers:
     @property
     def size(self) -> int:
         return len(self.ranks)
+
+    def all_or_none(self, part: Callable[[], Result]) -> Result:
+        """`part()`, if it went well for every peer: before results are exchanged, so that none waits for one that is
+        lost. Raises what it raised here, PeerFailed when it raised elsewhere.
+        """
+        error = None
+        try:
+            result = part()
+        except Exception as raised:
+            error = raised
+        failed = torch.tensor([error is not None], dtype=torch.int32)
+        dist.all_reduce(failed, op=dist.ReduceOp.MAX, group=self.group)
+        if error is not None:
+            raise error
+        if failed.item():
+            raise PeerFailed("a rank with other conditions or images failed in this model call")
+        return result
 
 
 def new_peers(degree: int, stride: int, total: int) -> Peers | None:

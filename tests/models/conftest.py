@@ -5,7 +5,7 @@ from support.model_side import TREE
 from support.rank_set import RankSet
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def rank_sets(host):
     """Number of ranks → RankSet with a ModelSide in each."""
     sets = {size: RankSet(size, "support.model_side:ModelSide", {TREE: str(host.tree)}) for size in (2, 3, 4)}

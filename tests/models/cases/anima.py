@@ -1,8 +1,9 @@
 """Anima. Its text adapter, 400 MB whatever the rest measures, has run before the model is called."""
 
+from support.model_case import ModelCase
+
 from models import inner_patches
 from models.cases.cosmos import SHARED, inputs
-from support.model_case import ModelCase
 
 
 def build(**kwargs):

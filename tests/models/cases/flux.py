@@ -1,8 +1,9 @@
 """Flux and Flux2."""
 
-from models import inner_patches
 from support.model_case import ModelCase, randn
 from support.tiny_models import FLUX_CONTEXT, FLUX_POOLED, flux_config
+
+from models import inner_patches
 
 
 def build(**kwargs):

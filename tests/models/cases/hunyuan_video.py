@@ -1,8 +1,9 @@
 """HunyuanVideo 1.0 and 1.5, HunyuanImage 2.1."""
 
 import torch
-from models import inner_patches
 from support.model_case import ModelCase, randn
+
+from models import inner_patches
 
 
 def build(**config):

@@ -1,7 +1,8 @@
 """Qwen-Image and Qwen-Image Edit."""
 
-from models import inner_patches
 from support.model_case import ModelCase, randn
+
+from models import inner_patches
 
 
 def build(**kwargs):

@@ -1,7 +1,8 @@
 """Wan 2.1 and 2.2."""
 
-from models import inner_patches
 from support.model_case import ModelCase, randn
+
+from models import inner_patches
 
 
 def build(model_type="t2v", **config):

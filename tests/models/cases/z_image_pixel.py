@@ -1,7 +1,8 @@
 """Z-Image in pixel space."""
 
-from models.cases.z_image import inputs
 from support.model_case import ModelCase
+
+from models.cases.z_image import inputs
 
 
 def build(**kwargs):
