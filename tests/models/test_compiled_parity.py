@@ -3,10 +3,11 @@
 import os
 
 import pytest
-from models.cases import CASES
 from support.model_matrix import TOLERANCE
 from support.model_side import TREE
 from support.rank_set import RankSet
+
+from models.cases import CASES
 
 FULL = os.environ.get("XDIT_FULL_MATRIX") == "1"
 CHOSEN = (

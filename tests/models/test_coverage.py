@@ -5,7 +5,6 @@ import inspect
 from unittest import mock
 
 import pytest
-from models.cases import CASES
 from support.architectures import architectures
 from support.model_matrix import architecture_of
 from support.model_side import run
@@ -16,6 +15,8 @@ from xdit_comfyui.parallel_backend.sharding.errors import ShardingError
 from xdit_comfyui.parallel_backend.sharding.plans import PLANS
 from xdit_comfyui.parallel_backend.sharding.plans.unsharded import UNSHARDED
 from xdit_comfyui.parallel_backend.sharding.session import Session
+
+from models.cases import CASES
 
 SUPPORTED = architectures()
 ONE_RANK = SequenceGroups(None, 0, 1, None, 0, 1, (0,), None)

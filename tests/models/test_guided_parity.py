@@ -1,8 +1,9 @@
 """Every planned model under CFG and batch parallelism gives what one device gives for the same guided call."""
 
 import pytest
-from models.cases import CASES
 from support.model_matrix import TOLERANCE, guided
+
+from models.cases import CASES
 
 RUNS = [(case.name, *degrees) for case in CASES.values() for degrees in guided(case)]
 

@@ -3,8 +3,9 @@
 import os
 
 import pytest
-from models.cases import CASES
 from support.model_matrix import FACTORINGS, TOLERANCE
+
+from models.cases import CASES
 
 VISIBLE = 1e-3
 FULL = os.environ.get("XDIT_FULL_MATRIX") == "1"

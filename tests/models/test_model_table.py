@@ -3,10 +3,11 @@
 from collections import defaultdict
 
 import pytest
-from models.cases import CASES
 from support.architectures import architectures
 from support.model_matrix import COLUMNS, architecture_of, commands, shown
 from support.model_table import TABLE, YES, failures, read_results
+
+from models.cases import CASES
 
 SUPPORTED = architectures()
 
