@@ -7,8 +7,10 @@ from comfy_api.latest import io
 from ..parallel_backend.config import (
     ATTENTION_KERNELS,
     COMPILE,
+    MAX_PATCHES,
     STRATEGIES,
     UNSUPPORTED,
+    WEIGHTS,
     ConfigError,
     Degrees,
     ParallelConfig,
@@ -66,7 +68,11 @@ class XDiTParallelConfig(io.ComfyNode):
                     "cfg", "Evaluates the positive and the negative prompt at the same time. 2 when CFG is above 1."
                 ),
                 _degree("batch", "Divides the images of a latent batch; at most as many as it has images."),
-                _degree("pipefusion", "Divides the model's blocks into a pipeline. Not built yet: keep 1."),
+                _degree(
+                    "pipefusion",
+                    "Divides the model's blocks: each device holds some of them, and parts of the image flow through."
+                    " For slow links and big models. It approximates: see patches, warmup_steps and the help page.",
+                ),
                 io.Combo.Input(
                     "attention",
                     options=list(ATTENTION_KERNELS),
@@ -90,40 +96,99 @@ class XDiTParallelConfig(io.ComfyNode):
                     " GPUs, for a model with which this ComfyUI has sampled 60 steps or that was compiled here before.",
                     advanced=True,
                 ),
+                io.Int.Input(
+                    "patches",
+                    default=0,
+                    min=0,
+                    max=MAX_PATCHES,
+                    optional=True,
+                    tooltip="PipeFusion: in how many parts the image flows through the devices. 0: chosen by size.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "warmup_steps",
+                    default=1,
+                    min=0,
+                    max=10_000,
+                    optional=True,
+                    tooltip="PipeFusion: how many first steps are computed exactly, without a gain in speed. The first"
+                    " evaluation of each prompt always is.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "weights",
+                    options=list(WEIGHTS),
+                    default="auto",
+                    optional=True,
+                    tooltip="replicate: every device holds the whole model. shard: each holds its share of every block,"
+                    " and blocks are put together just in time. auto: by what fits.",
+                    advanced=True,
+                ),
             ],
             outputs=[ParallelConfigSocket.Output(display_name="parallel_config")],
         )
 
     @classmethod
     def validate_inputs(
-        cls, devices, strategy, ulysses, ring, cfg, batch, pipefusion, attention, unsupported, compile="auto"
+        cls,
+        devices,
+        strategy,
+        ulysses,
+        ring,
+        cfg,
+        batch,
+        pipefusion,
+        attention,
+        unsupported,
+        compile="auto",
+        patches=0,
+        warmup_steps=1,
+        weights="auto",
     ) -> bool | str:
-        values = (devices, strategy, ulysses, ring, cfg, batch, pipefusion, attention, unsupported, compile)
-        if None in values:  # a link: its value is known, and checked, when the node runs
+        degrees = (ulysses, ring, cfg, batch, pipefusion)
+        others = (attention, unsupported, compile, patches, warmup_steps, weights)
+        if None in (
+            devices,
+            strategy,
+            *degrees,
+            *others,
+        ):  # a link: its value is known, and checked, when the node runs
             return True
         try:
-            _config(*values)
+            _config(devices, strategy, degrees, *others)
         except ConfigError as error:
             return str(error)
         return True
 
     @classmethod
     def execute(
-        cls, devices, strategy, ulysses, ring, cfg, batch, pipefusion, attention, unsupported, compile="auto"
+        cls,
+        devices,
+        strategy,
+        ulysses,
+        ring,
+        cfg,
+        batch,
+        pipefusion,
+        attention,
+        unsupported,
+        compile="auto",
+        patches=0,
+        warmup_steps=1,
+        weights="auto",
     ) -> io.NodeOutput:
-        return io.NodeOutput(
-            _config(devices, strategy, ulysses, ring, cfg, batch, pipefusion, attention, unsupported, compile)
-        )
+        degrees = (ulysses, ring, cfg, batch, pipefusion)
+        others = (attention, unsupported, compile, patches, warmup_steps, weights)
+        return io.NodeOutput(_config(devices, strategy, degrees, *others))
 
 
-def _config(devices, strategy, ulysses, ring, cfg, batch, pipefusion, attention, unsupported, compile):
+def _config(devices, strategy, degrees, *others) -> ParallelConfig:
     """The configuration, possible on this machine. Raises ConfigError."""
-    degrees = Degrees(ulysses, ring, cfg, batch, pipefusion)
-    config = ParallelConfig(devices, strategy, degrees, attention, unsupported, compile)
+    config = ParallelConfig(devices, strategy, Degrees(*degrees), *others)
     available = resolve(devices).size
-    if strategy == "manual" and degrees.ranks != available:
+    if strategy == "manual" and config.degrees.ranks != available:
         raise ConfigError(
-            f"{degrees} needs {degrees.ranks} device(s), devices {devices!r} are {available}; the degrees must multiply"
-            f" to {available}"
+            f"{config.degrees} needs {config.degrees.ranks} device(s), devices {devices!r} are {available}; the degrees"
+            f" must multiply to {available}"
         )
     return config

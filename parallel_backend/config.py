@@ -10,7 +10,8 @@ STRATEGIES = ("auto", "manual")
 ATTENTION_KERNELS = ("auto", "comfyui", "cudnn", "flash")
 COMPILE = ("auto", "on", "off")
 UNSUPPORTED = ("run on one device", "refuse")
-NOT_BUILT = {"pipefusion": "PipeFusion"}
+WEIGHTS = ("auto", "replicate", "shard", "shard + offload")
+MAX_PATCHES = 64
 DEFAULT_CPU_RANKS = 2
 MAX_CPU_RANKS = 64
 DEVICES_ADVICE = "use auto, ComfyUI's device numbers such as 0,1,2,3, or cpu:2"
@@ -62,6 +63,8 @@ class ParallelConfig:
     """One Parallel Config node. `degrees` counts for strategy "manual" only.
 
     `compile`: torch.compile for the model's blocks and CUDA graphs where they are safe; "auto": once it pays.
+    `patches`, `warmup_steps`: of PipeFusion, in how many parts a sequence flows through the stages (0: chosen), and how
+    many first steps are computed exactly. `weights`: whether each device holds the whole model or a share of it.
     """
 
     devices: str = "auto"
@@ -70,6 +73,9 @@ class ParallelConfig:
     attention: str = "auto"
     unsupported: str = UNSUPPORTED[0]
     compile: str = "auto"
+    patches: int = 0
+    warmup_steps: int = 1
+    weights: str = "auto"
 
     @property
     def may_leave_out(self) -> bool:
@@ -85,16 +91,19 @@ class ParallelConfig:
             ("attention", ATTENTION_KERNELS),
             ("unsupported", UNSUPPORTED),
             ("compile", COMPILE),
+            ("weights", WEIGHTS),
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; possible: {', '.join(allowed)}")
-        if self.strategy == "manual":
-            for axis, title in NOT_BUILT.items():
-                if getattr(self.degrees, axis) > 1:
-                    raise ConfigError(
-                        f"{axis} degree {getattr(self.degrees, axis)}: {title} is not built yet; set {axis} to 1 and"
-                        " use ulysses, ring, cfg or batch"
-                    )
+        if self.strategy == "manual" and self.degrees.pipefusion > 1 and self.degrees.ring > 1:
+            raise ConfigError(
+                f"{self.degrees}: PipeFusion keeps the keys of the whole sequence on a device, which a ring divides;"
+                " use ulysses inside a stage: set ring to 1"
+            )
+        for name, most in (("patches", MAX_PATCHES), ("warmup_steps", 10_000)):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value <= most:
+                raise ConfigError(f"{name} is {value!r}; possible: whole numbers from 0 to {most}")
 
 
 def parse_devices(text: str) -> tuple[str, tuple[int, ...]]:

@@ -9,6 +9,7 @@ from xdit_comfyui.parallel_backend.config import (
     MAX_CPU_RANKS,
     STRATEGIES,
     UNSUPPORTED,
+    WEIGHTS,
     ConfigError,
     Degrees,
     ParallelConfig,
@@ -88,21 +89,40 @@ def test_gpus_that_are_not_there(numbers):
     attention=some.one_of(some.sampled_from(ATTENTION_KERNELS), odd),
     unsupported=some.one_of(some.sampled_from(UNSUPPORTED), odd),
     compile=some.one_of(some.sampled_from(COMPILE), odd),
+    weights=some.one_of(some.sampled_from(WEIGHTS), odd),
+    patches=some.one_of(some.integers(-3, 64), odd),
+    warmup_steps=some.one_of(some.integers(-3, 100), odd),
     degrees=some.one_of(some.builds(Degrees, whole, whole, whole, whole, whole), odd),
 )
-def test_configurations_of_any_values(strategy, attention, unsupported, compile, degrees):
-    possible = {"strategy": STRATEGIES, "attention": ATTENTION_KERNELS, "unsupported": UNSUPPORTED, "compile": COMPILE}
-    given_values = {"strategy": strategy, "attention": attention, "unsupported": unsupported, "compile": compile}
+def test_configurations_of_any_values(
+    strategy, attention, unsupported, compile, weights, patches, warmup_steps, degrees
+):
+    given_values = {
+        "strategy": strategy,
+        "attention": attention,
+        "unsupported": unsupported,
+        "compile": compile,
+        "weights": weights,
+    }
+    possible = {
+        "strategy": STRATEGIES,
+        "attention": ATTENTION_KERNELS,
+        "unsupported": UNSUPPORTED,
+        "compile": COMPILE,
+        "weights": WEIGHTS,
+    }
+    numbers = {"patches": patches, "warmup_steps": warmup_steps}
     bad = [name for name, value in given_values.items() if value not in possible[name]]
+    bad += [name for name, value in numbers.items() if type(value) is not int or value < 0]
     if not isinstance(degrees, Degrees):
         bad.append("degrees")
-    elif strategy == "manual" and degrees.pipefusion > 1:
-        bad.append("pipefusion")
+    elif strategy == "manual" and degrees.pipefusion > 1 and degrees.ring > 1:
+        bad.append("ring")
     if not bad:
-        ParallelConfig("cpu:2", degrees=degrees, **given_values)
+        ParallelConfig("cpu:2", degrees=degrees, **given_values, **numbers)
         return
     with pytest.raises(ConfigError) as refused:
-        ParallelConfig("cpu:2", degrees=degrees, **given_values)
+        ParallelConfig("cpu:2", degrees=degrees, **given_values, **numbers)
     assert any(name in str(refused.value) for name in bad)
 
 

@@ -36,7 +36,7 @@ def refusal(client, models, devices, **options):
         ("cpu:0", {}, ["possible: 1 to 64"]),
         ("cpu:-1", {}, ["not understood"]),
         ("cpu:2", {"batch": 2, "ulysses": 2}, ["multiply to 2"]),
-        ("cpu:2", {"pipefusion": 2}, ["pipefusion degree 2", "not built yet", "ulysses"]),
+        ("cpu:2", {"pipefusion": 2, "ring": 2}, ["ring 2 × pipefusion 2", "ulysses inside a stage"]),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_runs(client, models, devices, options, said):

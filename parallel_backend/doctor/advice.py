@@ -6,7 +6,6 @@ NCCL_P2P_DISABLE=1, through host memory at 23 GB/s.
 
 from __future__ import annotations
 
-from ..config import NOT_BUILT
 from ..host.devices import DeviceSet
 from ..host.links import FAST_LINK, Links
 from .report import Advice, Report
@@ -59,10 +58,6 @@ def _sequence(devices: DeviceSet, report: Report, links: Links | None) -> list[A
 
 
 def _pipefusion(fast: bool) -> Advice:
-    if "pipefusion" in NOT_BUILT:
-        return Advice(
-            "pipefusion", NO, "not built yet; it will be the one for slow links, sending 1 % of what ulysses does"
-        )
     if fast:
         return Advice("pipefusion", NO, "the picture is approximate; worth it on slow links only, and this one is fast")
     return Advice("pipefusion", GOOD, "sends 1 % of what ulysses does; the picture is approximate")

@@ -92,6 +92,13 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
             )
         reason = f"asked for {degrees}; {work.architecture} has no sharding plan"
         degrees = Degrees(cfg=degrees.cfg, batch=degrees.batch)
+    if degrees.pipefusion > 1 and (work.plan is None or not work.plan.stages):
+        raise ConfigError(
+            f"pipefusion {degrees.pipefusion}: the blocks of {work.architecture} cannot be divided into stages; set"
+            " pipefusion to 1" + instead
+        )
+    if config.weights not in ("auto", "replicate"):
+        raise ConfigError(f"weights {config.weights!r} cannot be had yet; use replicate")
     if work.heads is not None and degrees.ulysses > work.heads:
         raise ConfigError(
             f"ulysses {degrees.ulysses} is more than the {work.heads} heads of {work.architecture}; possible on"

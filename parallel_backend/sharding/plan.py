@@ -109,6 +109,8 @@ class Plan:
     undivided: modules that every rank runs on all tokens.
     persist: False where code between blocks needs whole tokens: always block mode.
     block_inputs: inputs of the model with which that is so.
+    stages: the blocks, by path and in the order in which they run, that PipeFusion may divide; each takes what the one
+    before it returns. Empty: it cannot.
     graphs: the forward launches kernels only, by its tensors' shapes: a CUDA graph of it can be replayed.
     """
 
@@ -124,6 +126,7 @@ class Plan:
     undivided: tuple[Undivided, ...] = ()
     persist: bool = True
     block_inputs: frozenset[str] = frozenset()
+    stages: tuple[str, ...] = ()
     graphs: bool = False
 
 
