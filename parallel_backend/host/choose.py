@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..config import ConfigError, Degrees, ParallelConfig
 from ..sharding.plan import Plan
@@ -43,19 +43,36 @@ class Choice:
         return f"{self.degrees} ({self.reason})"
 
 
-def choose(config: ParallelConfig, ranks: int, work: Workload, links: Links | None = None) -> Choice:
+def choose(
+    config: ParallelConfig, ranks: int, work: Workload, links: Links | None = None, best: Choice | None = None
+) -> Choice:
     """Degrees for `work` on `ranks` ranks. Raises ConfigError when what was asked cannot be had.
 
     `links`: between GPUs, if measured. `auto` leaves GPUs idle that would only wait for slow ones, unless `unsupported`
-    is set to refuse.
+    is set to refuse. `best`: what was measured to be the fastest for this work; `auto` takes it where it can be had.
     """
     if config.strategy == "manual":
         choice = _manual(config, ranks, work)
+    elif best is not None and refusal(best.degrees, config, ranks, work) is None:
+        choice = best
     else:
         choice = _auto(ranks, work, links if config.unsupported != "refuse" else None)
     if config.unsupported == "refuse" and choice.degrees.ranks < ranks:
         raise ConfigError(f"{choice}: {ranks} devices were asked for, and unsupported is set to refuse")
     return choice
+
+
+def refusal(degrees: Degrees, config: ParallelConfig, ranks: int, work: Workload) -> str | None:
+    """Why `degrees` cannot be had for `work` on `ranks` ranks, of which they may leave some idle; None if they can."""
+    if degrees.ranks > ranks:
+        return f"{degrees} needs {degrees.ranks} devices, there are {ranks}"
+    if degrees.ranks < ranks and config.unsupported == "refuse":
+        return f"{degrees} leaves {ranks - degrees.ranks} of {ranks} devices idle, and unsupported is set to refuse"
+    try:
+        _manual(replace(config, strategy="manual", degrees=degrees, unsupported="refuse"), degrees.ranks, work)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _auto(ranks: int, work: Workload, links: Links | None) -> Choice:
