@@ -1,10 +1,12 @@
-"""ComfyUI's patcher in a rank: always whole on the rank's device or not at all, and without a CPU backup of weights."""
+"""ComfyUI's patcher in a rank: what the rank holds is on its device or not at all, without a CPU backup of weights."""
 
 from __future__ import annotations
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
 
+from .placement import Held, Placement
 from .weights import Weights
 
 
@@ -15,6 +17,15 @@ class RankModelPatcher(comfy.model_patcher.ModelPatcher):
     def _weights(self) -> Weights:
         return self.model.xdit_weights
 
+    def place(self, placement: Placement) -> None:
+        """Which weights this rank holds from the next load on; what it holds otherwise is let go."""
+        if self._weights.placement != placement:
+            comfy.model_management.unload_model_and_clones(self, unload_additional_models=False)
+            self._weights.place(placement)
+
+    def model_size(self):
+        return self._weights.wanted
+
     def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
         self._weights.materialise()
         super().load(device_to, force_patch_weights=force_patch_weights, full_load=True)
@@ -22,10 +33,16 @@ class RankModelPatcher(comfy.model_patcher.ModelPatcher):
     def patch_weight_to_device(self, key, device_to=None, inplace_update=False, return_weight=False, force_cast=False):
         if return_weight or key not in self.patches:
             return super().patch_weight_to_device(key, device_to, inplace_update, return_weight, force_cast)
+        if self._weights.held(key) is Held.ABSENT:
+            return None
         weight = super().patch_weight_to_device(key, device_to, return_weight=True)
         comfy.utils.set_attr_param(self.model, key, weight)
         self._weights.patched.add(key)
         return None
+
+    def patch_hook_weight_to_device(self, hooks, combined_patches, key, original_weights, memory_counter):
+        if self._weights.held(key) is not Held.ABSENT:
+            super().patch_hook_weight_to_device(hooks, combined_patches, key, original_weights, memory_counter)
 
     def unpatch_model(self, device_to=None, unpatch_weights=True):
         super().unpatch_model(None, unpatch_weights)
