@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import comfy.model_management
+
 from ..protocol import ArenaMessage, Ask, Heartbeat, Memory, Ready, Shutdown, Standing, decode, encode
 from ..transport.blobs import BlobBatch, BlobSender
 from ..transport.channel import ChannelClosed
@@ -91,8 +93,11 @@ class ProcessGroup:
         return not self.closed and not self._gone and all(rank.process.poll() is None for rank in self._ranks)
 
     def healthy(self) -> bool:
-        """Whether every rank lives. Asks them, because a death just now may not have been noticed yet."""
-        self.ask(stacks=False)
+        """Whether every rank lives. Asks them, because a death just now may not have been noticed yet.
+
+        Cancel ends the wait for their answers.
+        """
+        self.ask(stacks=False, enough=comfy.model_management.processing_interrupted)
         return self.alive()
 
     def next_request(self) -> int:
@@ -150,7 +155,7 @@ class ProcessGroup:
         emit(GroupStarted(self.devices, tuple(self.pids), seconds))
 
     def send(self, message: Any) -> None:
-        """The same bytes to every rank. Raises GroupError when one is gone."""
+        """The same bytes to every rank, without waiting until they read them. Raises GroupError when one is gone."""
         self._send(encode(message), ())
 
     def send_blobs(self, batch: BlobBatch) -> list[bytes]:
@@ -166,26 +171,30 @@ class ProcessGroup:
     def _send(self, payload: bytes, descriptors: tuple[int, ...]) -> None:
         for rank in self._ranks:
             try:
-                rank.channel.send(payload, descriptors)
+                rank.outbox.send(payload, descriptors)
             except ChannelClosed:
                 raise self._lose_dead(rank.rank) from None
 
-    def ask(self, stacks: bool, ranks: set[int] | None = None) -> dict[int, Standing]:
-        """Where the ranks (all of them, or `ranks`) stand, as far as they answer at once. For any thread."""
+    def ask(
+        self, stacks: bool, ranks: set[int] | None = None, enough: Callable[[], bool] = lambda: False
+    ) -> dict[int, Standing]:
+        """Where the ranks (all of them, or `ranks`) stand, as far as they answer at once, or until `enough()`. For any
+        thread.
+        """
         with self._asking:
             while not self._answers.empty():  # too late for the question before
                 self._answers.get()
-            return self._ask(stacks, set(range(self.size)) if ranks is None else set(ranks))
+            return self._ask(stacks, set(range(self.size)) if ranks is None else set(ranks), enough)
 
-    def _ask(self, stacks: bool, asked: set[int]) -> dict[int, Standing]:
+    def _ask(self, stacks: bool, asked: set[int], enough: Callable[[], bool]) -> dict[int, Standing]:
         standing: dict[int, Standing] = {}
         for rank in sorted(asked):
             try:
-                self._ranks[rank].channel.send(encode(Ask(stacks)))
+                self._ranks[rank].outbox.send(encode(Ask(stacks)))
             except ChannelClosed:
                 asked.discard(rank)
         deadline = time.monotonic() + ANSWER_SECONDS
-        while standing.keys() != asked and time.monotonic() < deadline and not self._gone:
+        while standing.keys() != asked and time.monotonic() < deadline and not self._gone and not enough():
             try:
                 rank, answer = self._answers.get(timeout=POLL_SECONDS)
             except queue.Empty:
@@ -250,7 +259,7 @@ class ProcessGroup:
         """End every rank: asked first, then forced. Leaves no process, file or socket behind."""
         for rank in [] if self.closed else self._ranks:
             try:
-                rank.channel.send(encode(Shutdown()))
+                rank.outbox.send(encode(Shutdown()))
             except ChannelClosed:
                 continue
         self._end(self._limits.stop)
@@ -274,6 +283,7 @@ class ProcessGroup:
                 rank.process.wait(KILL_SECONDS)
             except subprocess.TimeoutExpired:
                 logging.warning("xDiT: %s was killed and has not ended yet: its device's driver holds it", rank)
+            rank.outbox.close()
             rank.channel.close()
             rank.log.close()
         os.close(self._store)

@@ -16,6 +16,7 @@ from pathlib import Path
 import folder_paths
 
 from ..transport.channel import Channel
+from ..transport.outbox import Outbox
 from .cache import cache_directory
 from .devices import DeviceSet
 from .limits import Limits
@@ -34,6 +35,7 @@ class RankProcess:
     device: str
     process: subprocess.Popen
     channel: Channel
+    outbox: Outbox
     log: RankLog
 
     def __str__(self) -> str:
@@ -114,7 +116,7 @@ def start_rank(rank: int, devices: DeviceSet, store: int, limits: Limits, log_le
     finally:
         os.close(theirs_output)
     device = f"cuda:{devices.indices[rank]}" if devices.kind == "cuda" else "cpu"
-    return RankProcess(rank, device, process, channel, RankLog(output, rank))
+    return RankProcess(rank, device, process, channel, Outbox(channel, str(rank)), RankLog(output, rank))
 
 
 def _spawn(boot: dict, descriptors: tuple[int, ...], output: int) -> subprocess.Popen:

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .fault import KINDS, PLACES, Fault
+from .fault import KINDS, PLACES, Ballast, Fault
 
 
 class FaultInRank(io.ComfyNode):
@@ -23,13 +23,17 @@ class FaultInRank(io.ComfyNode):
                 io.Int.Input("call", default=2, min=1, max=10000, tooltip="the model call, counted from 1"),
                 io.Int.Input("times", default=1, min=1, max=100, tooltip="how often each rank fails in all"),
                 io.String.Input("counter", tooltip="an existing folder where the failures are counted"),
+                io.Int.Input(
+                    "ballast", default=0, min=0, max=2**30, optional=True, tooltip="bytes more in the request"
+                ),
             ],
             outputs=[io.Model.Output()],
         )
 
     @classmethod
-    def execute(cls, model, kind, place, rank, call, times, counter) -> io.NodeOutput:
+    def execute(cls, model, kind, place, rank, call, times, counter, ballast=0) -> io.NodeOutput:
         clone = model.clone()
+        clone.set_attachments("ballast", Ballast(ballast))
         clone.add_wrapper_with_key("diffusion_model", "fault", Fault(kind, place, rank, call, times, counter))
         return io.NodeOutput(clone)
 

@@ -38,6 +38,17 @@ KINDS = {
 }
 
 
+class Ballast:
+    """Makes a request larger by so many bytes, and pickling it slow enough for a test to act before it is sent."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __reduce__(self):
+        time.sleep(1 if self.size else 0)
+        return bytearray, (bytes(self.size),)
+
+
 class Fault:
     """A DIFFUSION_MODEL wrapper that strikes once the chosen rank reaches the chosen place."""
 
