@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from comfy_host.instance import ComfyInstance
 
-from .comfy_client import ComfyClient, NodeError, PromptFailed
+from .comfy_client import ComfyClient, NodeError
 from .compare import TOLERANCE
 from .parity import relative_error
 from .prompts import Graph, Node
@@ -52,7 +52,10 @@ class Site:
         return graph.add("XDiTLoader", unet_name=name or self.flux, weight_dtype="default", parallel_config=parallel)
 
     def sampled(self, loader: Callable[[Graph], Node], **inputs) -> Outcome:
-        """Two steps of 64 × 64 with the MODEL of `loader`; `inputs`: functions of the graph that replace its parts."""
+        """Two steps of 64 × 64 with the MODEL of `loader`; `inputs`: functions of the graph that replace its parts.
+
+        `preview`: ComfyUI's preview method, in place of the server's.
+        """
         graph = Graph()
         model = loader(graph)
         for patch in inputs.pop("patches", ()):
@@ -65,16 +68,14 @@ class Site:
         latent = inputs.pop("latent", parts["latent"])(graph)
         negative = inputs.pop("negative", parts["positive"])(graph)
         options = {"steps": 2, "negative": negative, **inputs}
+        preview = options.pop("preview", None)
         saved = graph.save(graph.sample("KSampler", model, positive, latent, **options))
-        return self.run(graph, saved)
+        return self.run(graph, saved, **({"preview_method": preview} if preview else {}))
 
-    def run(self, graph: Graph, saved: Node) -> Outcome:
-        try:
-            result = self.client.run(graph.prompt)
-        except PromptFailed as failed:
-            assert failed.result.error is not None, "interrupted"
-            return Outcome(None, failed.result.error)
-        return Outcome(self.client.latent(result, saved.id), None)
+    def run(self, graph: Graph, saved: Node, **extra_data) -> Outcome:
+        result = self.client.wait(self.client.queue(graph.prompt, **extra_data))
+        assert not result.interrupted
+        return Outcome(None if result.error else self.client.latent(result, saved.id), result.error)
 
     def same_as_stock(self, may_refuse: bool = False, name: str | None = None, **inputs) -> Outcome:
         """One case: stock ComfyUI and the ranks give the same latent, or both say what is wrong.
