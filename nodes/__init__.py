@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .benchmark import XDiTBenchmark
 from .config import XDiTParallelConfig
 from .doctor import XDiTDoctor
 from .host_version import warn_if_too_old
@@ -28,4 +29,5 @@ class XDiTExtension(ComfyExtension):
             XDiTSamplerAdvanced,
             XDiTParallelConfig,
             XDiTDoctor,
+            XDiTBenchmark,
         ]

@@ -1,7 +1,8 @@
-// xDiT Doctor shows its report in the node, in letters of one width so that the columns stay columns.
+// xDiT Doctor and xDiT Benchmark show their report in the node, in letters of one width so that the columns stay columns.
 import { app } from "../../scripts/app.js";
 import { ComfyWidgets } from "../../scripts/widgets.js";
 
+const REPORTING = ["XDiTDoctor", "XDiTBenchmark"];
 const WIDTH = 860;
 const HEIGHT = 620;
 
@@ -20,7 +21,7 @@ function reportWidget(node) {
 app.registerExtension({
   name: "xdit.doctor",
   beforeRegisterNodeDef(nodeType, nodeData) {
-    if (nodeData.name !== "XDiTDoctor") return;
+    if (!REPORTING.includes(nodeData.name)) return;
     const before = nodeType.prototype.onExecuted;
     nodeType.prototype.onExecuted = function (output) {
       before?.apply(this, arguments);

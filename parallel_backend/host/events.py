@@ -95,10 +95,12 @@ def prompt_id() -> str | None:
 
 
 def observed(run: Callable) -> Callable:
-    """`run(executor, arguments, callback, disable_pbar)` that tells its steps and its end."""
+    """`run(executor, arguments, callback, disable_pbar, …)` that tells its steps and its end."""
 
     @functools.wraps(run)
-    def watched(executor: Any, arguments: dict[str, Any], callback: Callable | None, disable_pbar: bool) -> Any:
+    def watched(
+        executor: Any, arguments: dict[str, Any], callback: Callable | None, disable_pbar: bool, **others: Any
+    ) -> Any:
         prompt = prompt_id()
 
         def on_step(step, x0, x, total):
@@ -106,7 +108,7 @@ def observed(run: Callable) -> Callable:
             callback(step, x0, x, total)
 
         try:
-            result = run(executor, arguments, on_step if callback is not None else None, disable_pbar)
+            result = run(executor, arguments, on_step if callback is not None else None, disable_pbar, **others)
         except BaseException as error:
             emit(RunEnded(prompt, error))
             raise

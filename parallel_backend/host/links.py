@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import platform
-import tempfile
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 from . import nvidia_smi
-from .cache import cache_directory
+from .cache import cache_directory, write_json
 from .devices import DeviceSet
 
 FORMAT = 1
@@ -55,8 +54,8 @@ class Links:
 
 def measured_links(devices: DeviceSet) -> Links | None:
     """What was measured last over `devices`, or over more devices that include them; None when never."""
-    mine = _machine(devices.kind)
-    wanted = _identities(devices)
+    mine = machine(devices.kind)
+    wanted = device_identities(devices)
     for entry in reversed(_read()):
         if entry["machine"] != mine:
             continue
@@ -82,8 +81,8 @@ def keep_links(devices: DeviceSet, links: Links) -> Path:
     """Write a measurement over all of `devices`; returns the file. Raises OSError when it cannot be written."""
     place = {index: position for position, index in enumerate(devices.indices)}
     entry = {
-        "machine": _machine(devices.kind),
-        "devices": _identities(devices),
+        "machine": machine(devices.kind),
+        "devices": device_identities(devices),
         "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "pairs": [
             [*sorted((place[a], place[b])), link.bandwidth, link.latency] for (a, b), link in links.pairs.items()
@@ -92,10 +91,7 @@ def keep_links(devices: DeviceSet, links: Links) -> Path:
     }
     others = [old for old in _read() if (old["machine"], old["devices"]) != (entry["machine"], entry["devices"])]
     path = links_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix="links.", delete=False) as file:
-        json.dump({"format": FORMAT, "measurements": [*others, entry][-KEPT:]}, file, indent=1)
-    os.replace(file.name, path)
+    write_json(path, {"format": FORMAT, "measurements": [*others, entry][-KEPT:]})
     return path
 
 
@@ -111,7 +107,8 @@ def _read() -> list[dict[str, Any]]:
     return content["measurements"] if content.get("format") == FORMAT else []
 
 
-def _identities(devices: DeviceSet) -> list[str]:
+def device_identities(devices: DeviceSet) -> list[str]:
+    """Names that tell these very devices from any others, in rank order."""
     if devices.kind == "cpu":
         return [f"{platform.node()} cpu {index} of {devices.size}" for index in devices.indices]
     return [_gpu_identity(index) for index in devices.indices]
@@ -122,7 +119,8 @@ def _gpu_identity(index: int) -> str:
     return f"{properties.name} {properties.uuid}"
 
 
-def _machine(kind: str) -> dict[str, Any]:
+def machine(kind: str) -> dict[str, Any]:
+    """What changes the speed of devices and links while they stay the same: torch, driver, NCCL's settings."""
     if kind == "cpu":
         return {"kind": kind, "torch": torch.__version__}
     settings = {

@@ -12,15 +12,16 @@ import comfy.model_management
 import torch
 import tqdm
 
-from ..config import ParallelConfig
-from ..protocol import Finished, FreeMemory, SampleRequest, Step
+from ..config import ConfigError, Degrees, ParallelConfig
+from ..protocol import Finished, SampleRequest, Step
 from ..sharding.guided_call import patch_between_conditions
 from ..sharding.plan import class_path, heads_of
 from ..sharding.plans import plan_for
 from ..sharding.plans.kernels_only import KERNELS_ONLY
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel
-from .choose import Workload, choose
+from .benchmark_best import best_key, remembered_best
+from .choose import Choice, Workload, choose, refusal
 from .compiling import compile_wanted, count_sampled
 from .devices import resolve
 from .errors import OutOfMemory
@@ -29,6 +30,8 @@ from .group import ProcessGroup
 from .links import measured_links
 from .manager import manager
 from .memory import ADVICE
+from .registered import registered
+from .release import forget, free
 from .remote_forward import sample_here
 from .request import Request, collect, prepare
 from .room import make_room
@@ -36,42 +39,58 @@ from .room import make_room
 
 @observed
 @manager.used()
-def run(executor, arguments: dict[str, Any], callback: Callable | None, disable_pbar: bool) -> torch.Tensor:
+@registered.withdrawn()
+def run(
+    executor,
+    arguments: dict[str, Any],
+    callback: Callable | None,
+    disable_pbar: bool,
+    degrees: Degrees | None = None,
+) -> torch.Tensor:
     """`guider.outer_sample` in the ranks; what it returns, on ComfyUI's device. Out of memory, it is tried once more.
+
+    `degrees` are taken instead of what the MODEL's Parallel Config says; they may leave devices idle.
 
     Raises InterruptProcessingException when cancelled; ConfigError, RequestRefused, OutOfMemory or GroupError.
     """
     try:
-        return _run(executor, arguments, callback, disable_pbar)
+        return _run(executor, arguments, callback, disable_pbar, degrees)
     except OutOfMemory as first:
         if first.final:
             raise
         how = "after freeing the ranks' memory" if first.group_lives else "in a new process group"
         logging.warning("xDiT: %s; trying once more %s", first, how)
     try:
-        return _run(executor, arguments, callback, disable_pbar, free_first=True)
+        return _run(executor, arguments, callback, disable_pbar, degrees, free_first=True)
     except OutOfMemory as second:
         raise OutOfMemory(f"{second}; this was the second try. {ADVICE}", second.group_lives) from None
 
 
 def _run(
-    executor, arguments: dict[str, Any], callback: Callable | None, disable_pbar: bool, free_first: bool = False
+    executor,
+    arguments: dict[str, Any],
+    callback: Callable | None,
+    disable_pbar: bool,
+    degrees: Degrees | None,
+    free_first: bool = False,
 ) -> torch.Tensor:
     guider = executor.class_obj
     patcher = guider.model_patcher
     config = patcher.parallel_config or ParallelConfig()
     devices = resolve(config.devices)
     work = workload(guider, arguments["noise"])
-    choose(config, devices.size, work)  # what cannot be had is refused before anything starts
+    if degrees is None:
+        choose(config, devices.size, work)  # what cannot be had is refused before anything starts
     group = manager.group(devices, config.may_leave_out)
-    links = measured_links(group.devices) if group.devices.kind == "cuda" else None
-    choice = choose(config, group.size, work, links)
     config = replace(config, compile="on" if compile_wanted(config, devices.kind, work) else "off")
+    choice = _choice(patcher, config, group, work, degrees)
     logging.info("xDiT: %s on %s%s", choice, group.devices, ", compiled" if config.compile == "on" else "")
     if free_first:
-        group.send(FreeMemory(group.next_request()))
-        group.resident.clear()
-    make_room(guider, arguments["noise"].shape, group.devices, patcher.identity().key in group.resident)
+        free(group)
+    model = patcher.identity().key
+    if superseded := group.held.superseded(prompt_id(), model):
+        forget(group, superseded)
+    make_room(guider, arguments["noise"].shape, group, model)
     emit(RunStarted(prompt_id(), group.devices, str(choice.degrees)))
     started = time.monotonic()
     try:
@@ -84,6 +103,20 @@ def _run(
     latent = _stream(group, request, patcher.load_device, callback, disable_pbar, steps)
     count_sampled(work, devices.kind, steps, compiled=config.compile == "on")
     return latent
+
+
+def _choice(
+    patcher: Any, config: ParallelConfig, group: ProcessGroup, work: Workload, degrees: Degrees | None
+) -> Choice:
+    if degrees is not None:
+        if (reason := refusal(degrees, config, group.size, work)) is not None:
+            raise ConfigError(reason)
+        return Choice(degrees, "to be measured")
+    links = measured_links(group.devices) if group.devices.kind == "cuda" else None
+    best = None
+    if config.strategy == "auto":
+        best = remembered_best(best_key(patcher, work, group.devices, config))
+    return choose(config, group.size, work, links, best.choice if best is not None else None)
 
 
 def _sample_here(*run: Any) -> torch.Tensor:

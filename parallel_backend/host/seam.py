@@ -21,8 +21,6 @@ class Seam:
         seed=None,
         latent_shapes=None,
     ):
-        from .runner import run
-
         arguments = {
             "noise": noise,
             "latent_image": latent_image,
@@ -32,4 +30,10 @@ class Seam:
             "seed": seed,
             "latent_shapes": latent_shapes,
         }
+        return self.run(executor, arguments, callback, disable_pbar)
+
+    def run(self, executor, arguments, callback, disable_pbar):
+        """`guider.outer_sample(**arguments)`, `executor.class_obj` being the guider; the sampled latent."""
+        from .runner import run
+
         return run(executor, arguments, callback, disable_pbar)
