@@ -10,12 +10,13 @@ import torch.distributed as dist
 from ..config import Degrees
 from ..sharding.collectives import SequenceGroups, new_sequence_groups
 from ..sharding.peers import Peers, new_peers
+from ..sharding.pipeline.handover import Pipe, new_pipe
 from ..sharding.symmetric import symmetric_exchange
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """One rank's place in a factorisation: rank = ((cfg × batch degree) + batch) × sequence + ring × ulysses + ulysses.
+    """One rank's place in a factorisation. Ranks count through cfg, batch, pipefusion, ring, ulysses, the last fastest.
 
     `active` holds every rank that takes part; ranks beyond sit the request out (`sp` is None there).
     """
@@ -25,6 +26,7 @@ class Mesh:
     sp: SequenceGroups | None
     cfg: Peers | None
     batch: Peers | None
+    pipe: Pipe | None
 
     @property
     def takes_part(self) -> bool:
@@ -45,6 +47,7 @@ class Meshes:
 
     def _make(self, degrees: Degrees) -> Mesh:
         total, sequence = degrees.ranks, degrees.sequence
+        pipeline = sequence * degrees.pipefusion
         sets = [range(first, first + sequence) for first in range(0, total, sequence)]
         sp = new_sequence_groups(sets, degrees.ulysses, degrees.ring)
         if sp is not None and sp.ulysses is not None and self._device.type == "cuda":
@@ -54,8 +57,9 @@ class Meshes:
             degrees,
             active=dist.new_group(range(total)) if total > 1 else None,
             sp=sp,
-            cfg=new_peers(degrees.cfg, sequence * degrees.batch, total) if degrees.cfg > 1 else None,
-            batch=new_peers(degrees.batch, sequence, total) if degrees.batch > 1 else None,
+            cfg=new_peers(degrees.cfg, pipeline * degrees.batch, total) if degrees.cfg > 1 else None,
+            batch=new_peers(degrees.batch, pipeline, total) if degrees.batch > 1 else None,
+            pipe=new_pipe(degrees.pipefusion, sequence, total, self._device) if degrees.pipefusion > 1 else None,
         )
 
     def usp(self, mesh: Mesh) -> object | None:

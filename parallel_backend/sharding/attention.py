@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .layout import Segments
+from .pipeline.attention import attention_with_cache
 from .usp import sequence_parallel_attention
 
 if TYPE_CHECKING:
@@ -30,19 +31,21 @@ class ShardedAttention:
             return self.local(function, q, k, v, heads, mask, **options)
         split_output = options.pop("skip_output_reshape", False)
         q, k, v = _by_heads(q, k, v, heads, options)
-        split = self._call.layout.split(segments)
         if self._call.whole_queries:
             k, v = (self._whole_keys(tensor, segments) for tensor in (k, v))
             options |= {"skip_reshape": True, "skip_output_reshape": split_output}
             return self.local(function, q, k, v, heads, mask, **options)
         self._call.attention_calls += 1
-        if mask is not None:
-            mask = self._call.mask(mask, segments)
 
         def kernel(q, k, v, mask):
             return self.local(function, q, k, v, q.shape[1], mask, **{**options, "skip_reshape": True})
 
-        session = self._call.session
+        session, split = self._call.session, self._call.split(segments)
+        if self._call.cache is not None and self._call.block is not None:
+            out = attention_with_cache(self._call, q, k, v, mask, segments, kernel)
+            return out.unflatten(2, (heads, -1)).transpose(1, 2) if split_output else out
+        if mask is not None:
+            mask = self._call.mask(mask, segments)
         out = sequence_parallel_attention(
             q, k, v, groups=session.sp, split_q=split, split_kv=split, kernel=kernel, mask=mask,
             scale=options.get("scale"), xfuser=session.usp,

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .arguments import Grid, Tokens, Used
+from .collectives import TokenSplit
 from .errors import ShardingError
 from .gather import gather_keys, gather_tokens
 from .layout import Layout, Segments
 from .patches import Mode
+from .pipeline.keys_values import ConditionCache
 from .plan import GRID, Blocks, Plan
 from .session import Session
+
+if TYPE_CHECKING:
+    from .pipeline.pipelined import PipelinedModel
 
 
 class Call:
@@ -22,11 +27,16 @@ class Call:
     `whole`: the rest of the call is not divided; `inside`: the Blocks whose block runs now; `suspended`: a submodule
     with local attention runs inside it;
     `whole_queries`: one whose keys alone are split; `whole_arguments`: what patches inside the block see whole.
+    With a `pipeline`, `cache` holds the keys and values to use and to keep, `block` the number of the staged one that runs,
+    `made` the outputs of the patches before this one.
     """
 
-    def __init__(self, session: Session, mode: Mode):
+    def __init__(self, session: Session, mode: Mode, pipeline: PipelinedModel | None = None):
         self.session = session
         self.mode = mode
+        self.pipeline = pipeline
+        self.cache: ConditionCache | None = None
+        self.made: list[torch.Tensor] = []
         self.reset()
 
     def reset(self) -> None:
@@ -40,6 +50,7 @@ class Call:
         self.attention_calls = 0
         self.whole_arguments: dict[str, Any] = {}
         self.grids: dict[Segments, tuple[int, tuple[int, ...]]] = {}
+        self.block: int | None = None
         self._remembered: dict[tuple, tuple[Any, torch.Tensor]] = {}
 
     @property
@@ -49,6 +60,21 @@ class Call:
             return None
         per_call = (self.inside.attention, *self.inside.then)
         return per_call[min(self.attention_calls, len(per_call) - 1)]
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """The number of the patch in progress, and of how many."""
+        return self.pipeline.patch if self.pipeline is not None else (0, 1)
+
+    @property
+    def parts(self) -> range:
+        """Which parts of the layout the ranks of the sequence group hold now."""
+        size = self.session.sp.size
+        return range(self.patch[0] * size, (self.patch[0] + 1) * size)
+
+    def split(self, segments: Segments) -> TokenSplit:
+        """How many tokens of `segments` each rank of the sequence group holds now."""
+        return TokenSplit(self.layout.split(segments).local[self.parts.start : self.parts.stop])
 
     def enter(self, plan: Plan, blocks: Blocks, bound: dict[str, Any]) -> None:
         """The first block after tokens were whole tells the lengths of the segments."""
@@ -69,7 +95,8 @@ class Call:
                     lengths[segment] = known[segment]
                 rest = sum(known[segment] for segment in argument.segments[1:])
                 lengths[argument.segments[0]] = argument.count(bound[name]) - rest
-        layout = Layout(tuple((lengths or known).items()), self.session.sp.size, self.session.sp.rank)
+        sp, (patch, patches) = self.session.sp, self.patch
+        layout = Layout(tuple((lengths or known).items()), patches * sp.size, patch * sp.size + sp.rank)
         if layout != self.layout:
             self.layout = layout
             self._remembered.clear()
@@ -100,7 +127,9 @@ class Call:
 
     def _gather_tokens(self, value: torch.Tensor, segments: Segments) -> torch.Tensor:
         """[B, l, C] → [B, L, C]"""
-        rank_major = gather_tokens(value, self.layout.split(segments), self.session.sp)
+        rank_major = gather_tokens(value, self.split(segments), self.session.sp)
+        if self.patch[1] > 1:
+            rank_major = self.pipeline.patch_made(self, rank_major, self.layout.total(segments))
         if len(segments) == 1:
             return rank_major
         order = self.layout.rank_major(segments, value.device)
@@ -124,13 +153,13 @@ class Call:
     def _gather_grid(self, value: torch.Tensor, segments: Segments) -> torch.Tensor:
         dim, shape = self.grids[segments]
         tokens = value.flatten(dim, dim + 2).transpose(1, dim)  # [B, l, C]
-        whole = gather_tokens(tokens, self.layout.split(segments), self.session.sp)
+        whole = gather_tokens(tokens, self.split(segments), self.session.sp)
         return whole.transpose(1, dim).unflatten(dim, shape)
 
     def mask(self, mask: torch.Tensor, segments: Segments) -> torch.Tensor:
         """An attention mask over whole sequences, rows and columns in the order in which the ranks hold them."""
         if self.inside.mask == "local":
-            return gather_keys(mask, self.layout.split(segments), self.session.sp)
+            return gather_keys(mask, self.split(segments), self.session.sp)
         return self.remember(segments, mask, lambda: self._rank_major(mask, segments))
 
     def _rank_major(self, mask: torch.Tensor, segments: Segments) -> torch.Tensor:

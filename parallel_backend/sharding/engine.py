@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +22,9 @@ from .patches import Mode, mode_for
 from .plan import Blocks, Gather, Plan, Undivided
 from .residuals import shard_residuals
 from .session import Session
+
+if TYPE_CHECKING:
+    from .pipeline.pipelined import PipelinedModel
 
 OVERRIDE = "optimized_attention_override"
 
@@ -35,6 +39,7 @@ class ShardedModel:
         self.model = model
         self.plan = plan
         self.session: Session | None = None
+        self.pipeline: PipelinedModel | None = None
         self.call: Call | None = None
         self._names = argument_names(model)
         model.register_forward_pre_hook(self._begin, with_kwargs=True)
@@ -115,9 +120,13 @@ class ShardedModel:
         options = kwargs.get("transformer_options") or {}
         mode, reason = mode_for(self.plan, options, bind(self._names, args, kwargs))
         if mode is Mode.WHOLE:
+            if self.pipeline is not None:
+                self.pipeline.begin(None, options, ())
             self.session.note(f"{reason}; this model call runs unsharded on every rank")
             return None
-        self.call = Call(self.session, self.session.mode or mode)
+        self.call = Call(self.session, self.session.mode or mode, self.pipeline)
+        if self.pipeline is not None:
+            self.pipeline.begin(self.call, options, (args, kwargs))
         logging.debug("xDiT: %s in %s mode", self.plan.model, self.call.mode.value)
         options = dict(options)
         options[OVERRIDE] = ShardedAttention(self.call, options.get(OVERRIDE))
@@ -141,7 +150,7 @@ class ShardedModel:
 
         def hook(block, args, kwargs):
             call = self.call
-            if call is None or call.whole:
+            if call is None or call.whole or (call.patch[1] > 1 and blocks.path not in self.plan.stages):
                 return None
             bound = bind(names, args, kwargs)
             if "**" in names:

@@ -111,6 +111,7 @@ class Plan:
     block_inputs: inputs of the model with which that is so.
     stages: the blocks, by path and in the order in which they run, that PipeFusion may divide; each takes what the one
     before it returns. Empty: it cannot.
+    once: modules before these blocks that are run once for all patches.
     graphs: the forward launches kernels only, by its tensors' shapes: a CUDA graph of it can be replayed.
     """
 
@@ -127,6 +128,7 @@ class Plan:
     persist: bool = True
     block_inputs: frozenset[str] = frozenset()
     stages: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()
     graphs: bool = False
 
 

@@ -47,7 +47,7 @@ def sequence_parallel_attention(
     tokens_q, tokens_kv = split_q.local[ring_row], split_kv.local[ring_row]
     if groups.ulysses_size > 1:
         q, k, v = _to_heads(q, k, v, heads, tokens_q, tokens_kv, groups)
-        mask = _own_heads(mask, heads, groups)
+        mask = own_heads(mask, heads, groups)
     if groups.ring_size == 1:
         out = kernel(q, k, v, mask)
     else:
@@ -77,7 +77,7 @@ def _to_heads(q, k, v, heads: HeadSplit, tokens_q, tokens_kv, groups: SequenceGr
     ]
 
 
-def _own_heads(mask: torch.Tensor | None, heads: HeadSplit, groups: SequenceGroups) -> torch.Tensor | None:
+def own_heads(mask: torch.Tensor | None, heads: HeadSplit, groups: SequenceGroups) -> torch.Tensor | None:
     if mask is None or mask.ndim < 4 or mask.shape[1] == 1:
         return mask
     return mask.narrow(1, offsets(heads.query)[groups.ulysses_rank], heads.query[groups.ulysses_rank])

@@ -12,13 +12,14 @@ import torch
 from support.comfy import import_comfy
 from support.guided_side import GuidedCall
 from support.parity import relative_error
+from support.pipeline_side import IDENTITY, StaleAttention, run_steps
 
 TREE = "XDIT_TEST_COMFYUI"
 
 
 class ModelSide:
-    """Answers ("parity", case name, ulysses, ring, mode, exchange), ("guided", case name, cfg, batch, ulysses) and
-    ("compiled", case name, ulysses, ring, compiler backend).
+    """Answers ("parity", case name, ulysses, ring, mode, exchange), ("guided", case name, cfg, batch, ulysses),
+    ("compiled", case name, ulysses, ring, compiler backend) and ("pipeline", case name, ...) as the methods say.
     """
 
     def __init__(self):
@@ -30,9 +31,13 @@ class ModelSide:
         self._whole = {}
 
     def answer(self, verb: str, name: str, *arguments) -> float:
-        return {"parity": self._parity, "guided": self._guided, "compiled": self._compiled}[verb](
-            self._cases[name], *arguments
-        )
+        verbs = {
+            "parity": self._parity,
+            "guided": self._guided,
+            "compiled": self._compiled,
+            "pipeline": self._pipeline,
+        }
+        return verbs[verb](self._cases[name], *arguments)
 
     def _parity(self, case, ulysses: int, ring: int, mode: str, exchange: bool = True) -> float:
         """‖sharded - whole‖ / ‖whole‖ of the case's output. Without `exchange` attention stays local (a control)."""
@@ -74,6 +79,35 @@ class ModelSide:
             output = run(model, case)
         return relative_error(output, whole), notes
 
+    def _pipeline(
+        self, case, stages: int, ulysses: int, patches: int, warmup: int, steps: int, segments: dict
+    ) -> tuple[float, float, list[str]]:
+        """The error of the last of `steps` model calls against one device with the same staleness, against one device
+        without, and the notes. `segments` as in StaleAttention.
+        """
+        from xdit_comfyui.parallel_backend.sharding.engine import OVERRIDE, ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel, Schedule
+        from xdit_comfyui.parallel_backend.sharding.plans import plan_for
+        from xdit_comfyui.parallel_backend.sharding.session import Session
+
+        model = case.model()
+        exact = run_steps(model, case, steps, {})
+        stale = StaleAttention(segments, patches, ulysses, exact_calls=max(1, warmup))
+        reference = run_steps(model, case, steps, {OVERRIDE: stale}, stale.next_call)
+
+        mesh = self._mesh(ulysses, 1, pipefusion=stages)
+        sharded = ShardedModel(model, plan_for(model))
+        session = sharded.session = Session(mesh.sp)
+        schedule = Schedule(patches, warmup, steps)
+        pipelined = PipelinedModel(sharded, mesh.pipe, schedule, session.note)
+        pipelined.start()
+        try:
+            found = run_steps(model, case, steps, IDENTITY, lambda step: setattr(schedule, "done", step))
+        finally:
+            pipelined.stop()
+            sharded.session = None
+        return relative_error(found[-1], reference[-1]), relative_error(found[-1], exact[-1]), session.notes
+
     def _whole_output(self, case, model) -> torch.Tensor:
         if case.name not in self._whole:
             self._whole[case.name] = run(model, case)
@@ -100,12 +134,12 @@ class ModelSide:
         assert call.seen * cfg * batch == evaluated, f"{call.seen} of {evaluated} rows evaluated here"
         return relative_error(divided, whole)
 
-    def _mesh(self, ulysses: int, ring: int, cfg: int = 1, batch: int = 1):
+    def _mesh(self, ulysses: int, ring: int, cfg: int = 1, batch: int = 1, pipefusion: int = 1):
         from xdit_comfyui.parallel_backend.config import Degrees
         from xdit_comfyui.parallel_backend.rank.mesh import Meshes
 
         self._meshes = self._meshes or Meshes(torch.device("cpu"))
-        return self._meshes.get(Degrees(ulysses, ring, cfg, batch))
+        return self._meshes.get(Degrees(ulysses, ring, cfg, batch, pipefusion))
 
 
 def run(model: torch.nn.Module, case) -> torch.Tensor:

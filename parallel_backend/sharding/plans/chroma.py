@@ -10,6 +10,7 @@ CHROMA = replace(FLUX, model="comfy.ldm.chroma.model.Chroma", gathers=(Gather("f
 CHROMA_RADIANCE = replace(
     FLUX,
     model="comfy.ldm.chroma_radiance.model.ChromaRadiance",
+    stages=(),
     gathers=(Gather("single_blocks.-1", ("img",), front=("txt",)),),
     graphs=False,
 )

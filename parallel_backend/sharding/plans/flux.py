@@ -34,5 +34,6 @@ FLUX = Plan(
     gathers=(Gather("final_layer", ("img",), {"modulation_dims": Ranges(("img",))}),),
     residuals={"input": "img", "output": "img"},
     inner_patches=FLUX_PATCHES,
+    stages=("double_blocks", "single_blocks"),
     graphs=True,
 )

@@ -26,4 +26,6 @@ LUMINA = Plan(
     ),
     heads="n_heads",
     between_patches=frozenset({"noise_refiner", "double_block"}),
+    stages=("layers",),
+    once=("context_refiner", "noise_refiner"),
 )

@@ -8,5 +8,6 @@ from .lumina import LUMINA
 Z_IMAGE_PIXEL_SPACE = replace(
     LUMINA,
     model="comfy.ldm.lumina.model.NextDiTPixelSpace",
+    stages=(),
     gathers=(*LUMINA.gathers[:-1], Gather("layers.-1", ("all",))),
 )

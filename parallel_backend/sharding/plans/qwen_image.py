@@ -25,6 +25,7 @@ QWEN_IMAGE = Plan(
     gathers=(Gather("proj_out", ("img",)),),
     heads="transformer_blocks.0.attn.heads",
     residuals={"input": "img"},
+    stages=("transformer_blocks",),
     inner_patches={
         "attn1_patch": InnerPatch(
             {"q": 2, "k": 2, "v": 2}, whole={"pe": "image_rotary_emb", "attn_mask": "encoder_hidden_states_mask"}

@@ -17,6 +17,7 @@ WAN = Plan(
     model="comfy.ldm.wan.model.WanModel",
     blocks=(WAN_BLOCKS,),
     gathers=(Gather("head", ("img",), {"e": PerFrame("img")}),),
+    stages=("blocks",),
     inner_patches={"attn1_patch": InnerPatch({"x": 1, "q": 1, "k": 1}), "attn2_patch": InnerPatch({"x": 1})},
 )
 
@@ -38,6 +39,7 @@ FIRST_VACE_BLOCK = replace(
 WAN_VACE = replace(
     WAN,
     model="comfy.ldm.wan.model.VaceWanModel",
+    stages=(),
     blocks=(ONE_TIMESTEP, FIRST_VACE_BLOCK, VACE_BLOCKS),
     gathers=(Gather("head", ("img",)),),
 )
@@ -50,25 +52,28 @@ WAN_CAMERA = replace(
 WAN_ANIMATE = replace(
     WAN,
     model="comfy.ldm.wan.model_animate.AnimateWanModel",
+    stages=(),
     undivided=(Undivided("face_adapter.fuser_blocks", "x", ("img",)),),
 )
 WAN_HUMO = replace(
     WAN,
     model="comfy.ldm.wan.model.HumoWanModel",
+    stages=(),
     undivided=(Undivided("blocks.*.audio_cross_attn_wrapper", "x", ("img",)),),
 )
 WAN_S2V = replace(
-    WAN, model="comfy.ldm.wan.model.WanModel_S2V", undivided=(Undivided("audio_injector", "x", ("img",)),)
+    WAN, model="comfy.ldm.wan.model.WanModel_S2V", stages=(), undivided=(Undivided("audio_injector", "x", ("img",)),)
 )
 WAN_DANCER = replace(
     WAN,
     model="comfy.ldm.wan.model_wandancer.WanDancerModel",
+    stages=(),
     gathers=(*WAN.gathers, replace(WAN.gathers[0], path="head_global")),
     undivided=(Undivided("music_injector", "x", ("img",)),),
 )
 
-WAN_SCAIL = replace(WAN, model="comfy.ldm.wan.model.SCAILWanModel")
-WAN_SCAIL2 = replace(WAN, model="comfy.ldm.wan.model.SCAIL2WanModel")
+WAN_SCAIL = replace(WAN, model="comfy.ldm.wan.model.SCAILWanModel", stages=())
+WAN_SCAIL2 = replace(WAN, model="comfy.ldm.wan.model.SCAIL2WanModel", stages=())
 
 WAN_PLANS = (
     WAN,

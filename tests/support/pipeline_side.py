@@ -1,0 +1,71 @@
+"""A sampling run of a case's model as a pipeline, and the same run on one device with the same staleness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+IDENTITY = {"uuids": ["a condition"]}
+FEEDBACK = 0.3  # how much of a call's output goes into the next call's latent
+
+
+def run_steps(model: torch.nn.Module, case, steps: int, options: dict[str, Any], before_step=lambda step: None):
+    """The outputs of `steps` model calls, each on a latent that the call before has changed, at a lower timestep."""
+    outputs = []
+    for step in range(steps):
+        (x, timestep, *args), kwargs = case.inputs()
+        if outputs:
+            x[:, : outputs[-1].shape[1]] += FEEDBACK * outputs[-1]  # beside it, an image to start from
+        kwargs["transformer_options"] = {**kwargs.get("transformer_options", {}), **options}
+        before_step(step)
+        outputs.append(model(x, timestep * (1 - step / steps), *args, **kwargs))
+    return outputs
+
+
+class StaleAttention:
+    """An attention override for an unmodified model: a query of patch m sees the keys and values of the patches up to
+    m as they are, and those of later patches as they were in the model call before.
+
+    `segments`: number of tokens of an attention → the lengths of the segments that it is made of, each of which is cut
+    evenly into `patches` × `ranks` parts, of which a patch is `ranks`; attentions of another length stay as they are.
+    `exact_calls` come first.
+    """
+
+    def __init__(self, segments: Mapping[int, tuple[int, ...]], patches: int, ranks: int, exact_calls: int):
+        self._segments, self._parts, self._ranks, self._exact_calls = segments, patches * ranks, ranks, exact_calls
+        self._before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._call = self._attention = -1
+
+    def next_call(self, step: int) -> None:
+        self._call, self._attention = step, -1
+
+    def __call__(self, function, q, k, v, heads, mask=None, **options):
+        if not options.pop("skip_reshape", False):
+            q, k, v = (t.flatten(2).unflatten(-1, (-1, q.flatten(2).shape[-1] // heads)) for t in (q, k, v))
+            q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        length = k.shape[2]
+        options["skip_reshape"] = True
+        if q.shape[2] != length or length not in self._segments:
+            return function(q, k, v, heads, mask=mask, **options)
+        self._attention += 1
+        before = self._before.get(self._attention)
+        self._before[self._attention] = (k.clone(), v.clone())
+        if before is None or self._call < self._exact_calls:
+            return function(q, k, v, heads, mask=mask, **options)
+        patch = self._numbers(length)
+        fresh = patch[None, :] <= patch[:, None]
+        seen = torch.zeros(length, 2 * length).masked_fill(~torch.cat((fresh, ~fresh), 1), float("-inf"))
+        if mask is not None:
+            mask = mask.expand(*mask.shape[:-2], length, length)
+            seen = seen + torch.cat((mask, mask), -1)
+        return function(q, torch.cat((k, before[0]), 2), torch.cat((v, before[1]), 2), heads, mask=seen, **options)
+
+    def _numbers(self, length: int) -> torch.Tensor:
+        numbers = []
+        for segment in self._segments[length]:
+            size, rest = divmod(segment, self._parts)
+            counts = torch.tensor([size + (part < rest) for part in range(self._parts)])
+            numbers.append((torch.arange(self._parts) // self._ranks).repeat_interleave(counts))
+        return torch.cat(numbers)
