@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ..parallel_backend.host import control, events
 from ..parallel_backend.host.errors import GroupError, OutOfMemory, RequestRefused
+from ..parallel_backend.host.idle import IdleRelease
 from ..parallel_backend.host.manager import InUse
 from ..parallel_backend.host.status import Status
 
@@ -21,6 +22,7 @@ def serve_status() -> None:
 
     status = Status()
     events.subscribe(status.on_event)
+    events.subscribe(IdleRelease().on_event)
     routes = PromptServer.instance.routes
 
     @routes.get("/xdit/status")

@@ -1,7 +1,7 @@
 """The messages between the host and the ranks, and nothing else.
 
 Host → every rank, the same bytes: `ArenaMessage` (+ descriptor), `Prepare`, `Go`, `Cancel`, `Discard`, `Forward`,
-`Probe`, `Settle`, `FreeMemory`, `Ask`, `Shutdown`.
+`Probe`, `Settle`, `FreeMemory`, `ForgetModels`, `Ask`, `Shutdown`.
 Rank → host: `Ready`, `Prepared`, `Rejected`, `Step`, `Finished`, `Failed`, `Probed`, `Settled`, `Heartbeat`,
 `Standing`.
 
@@ -112,8 +112,8 @@ class Settle:
 
 @dataclass(frozen=True)
 class FreeMemory:
-    """Drop every weight and cache; the next request loads again what it needs. Each rank answers `Finished`, or
-    `Failed`.
+    """`ranks` drop every weight and cache, or caches only; the next request loads again what it needs. Each rank, the
+    others too, answers `Finished`, or `Failed`.
     """
 
     request: int
@@ -122,6 +122,16 @@ class FreeMemory:
 @dataclass(frozen=True)
 class Ask:
     """Every rank answers with Standing. `stacks`: with its Python stack, else with its memory and models."""
+    ranks: tuple[int, ...]
+    caches_only: bool = False
+
+
+@dataclass(frozen=True)
+class ForgetModels:
+    """Drop the models with these identity keys and all that is known of them. Answered as `FreeMemory` is."""
+
+    request: int
+    keys: tuple[str, ...]
 
     stacks: bool
 
@@ -149,7 +159,9 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Memory:
-    """Of a rank's device, in bytes: what is free for this rank (its own caches included), and the whole."""
+    """Of a rank's device, in bytes: what is free for this rank (its own caches included), the whole, and the caches,
+    which no other process can use.
+    """
 
     free: int
     total: int
@@ -158,6 +170,7 @@ class Memory:
 @dataclass(frozen=True)
 class Standing:
     """Where a rank's main thread is (`stack`: its innermost frames last; `collectives` as in Failed), or the memory of
+    cached: int = 0
     its device and `models`: (title, bytes of weights on the device) of those that it holds there.
     """
 

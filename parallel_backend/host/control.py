@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
-from ..protocol import FreeMemory
-from .answers import Answers
-from .errors import GroupError
-from .group import ProcessGroup
 from .manager import InUse, manager
+from .release import free
 
-UNLOAD_SECONDS = 60.0
 NO_RANKS = "No ranks are running."
 
 
@@ -26,7 +20,7 @@ def unload() -> str:
             return NO_RANKS
         if group.leftover is not None and not group.leftover.done.is_set():
             raise InUse("The ranks still finish what a cancelled prompt began. Try again in a moment.")
-        _free(group)
+        free(group)
     return "The ranks dropped their weights. The next prompt reads them again."
 
 
@@ -37,16 +31,3 @@ def restart() -> str:
             return NO_RANKS
         manager.close()
     return "The ranks were ended. The next prompt starts new ones."
-
-
-def _free(group: ProcessGroup) -> None:
-    number = group.next_request()
-    answers = Answers(group, number)
-    group.resident.clear()
-    group.send(FreeMemory(number))
-    deadline = time.monotonic() + UNLOAD_SECONDS
-    while not answers.complete():
-        answers.take()
-        if time.monotonic() > deadline:
-            raise group.lose(lambda: GroupError(f"the ranks did not drop their weights within {UNLOAD_SECONDS:g} s"))
-    answers.raise_failure()

@@ -20,6 +20,7 @@ from ..transport.channel import ChannelClosed
 from .devices import DeviceSet
 from .errors import GroupError
 from .events import GroupEnded, GroupStarted, emit
+from .held import Held
 from .launch import RankProcess, start_rank
 from .limits import Limits
 from .watch import Watch, places
@@ -45,7 +46,7 @@ class ProcessGroup:
         self.devices = devices
         self.blobs = BlobSender()
         self.held_modules: set[bytes] = set()
-        self.resident: set[str] = set()  # identity keys of models that a request used
+        self.held = Held()
         self.closed = False
         self._limits = limits
         self._cause: GroupError | None = None

@@ -13,7 +13,8 @@ COLLECTIVE_MARGIN = 60.0
 @dataclass(frozen=True)
 class Limits:
     """Seconds. `start`: until every rank is ready; `silence`: without a sign of life of a rank; `stall`: without
-    progress inside a model call; `collective`: torch.distributed's own limit, after ours; `stop`: an orderly end.
+    progress inside a model call; `collective`: torch.distributed's own limit, after ours; `stop`: an orderly end;
+    `idle`, `idle_end`: until an idle group drops its weights, and until it ends (None: never).
     """
 
     start: float = 180.0
@@ -21,10 +22,13 @@ class Limits:
     stall: float = 600.0
     collective: float = 600.0 + COLLECTIVE_MARGIN
     stop: float = 5.0
+    idle: float | None = None
+    idle_end: float | None = None
 
     @classmethod
     def from_environment(cls) -> Limits:
-        """From XDIT_START_TIMEOUT, XDIT_HEARTBEAT_TIMEOUT, XDIT_STALL_TIMEOUT and XDIT_COLLECTIVE_TIMEOUT.
+        """From XDIT_START_TIMEOUT, XDIT_HEARTBEAT_TIMEOUT, XDIT_STALL_TIMEOUT, XDIT_COLLECTIVE_TIMEOUT,
+        XDIT_IDLE_SECONDS and XDIT_IDLE_END_SECONDS.
 
         Raises ConfigError.
         """
@@ -34,10 +38,12 @@ class Limits:
             silence=_seconds("XDIT_HEARTBEAT_TIMEOUT", cls.silence),
             stall=stall,
             collective=_seconds("XDIT_COLLECTIVE_TIMEOUT", stall + COLLECTIVE_MARGIN),
+            idle=_seconds("XDIT_IDLE_SECONDS", cls.idle),
+            idle_end=_seconds("XDIT_IDLE_END_SECONDS", cls.idle_end),
         )
 
 
-def _seconds(name: str, default: float) -> float:
+def _seconds(name: str, default: float | None) -> float | None:
     text = os.environ.get(name)
     if text is None:
         return default

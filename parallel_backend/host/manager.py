@@ -55,9 +55,11 @@ class GroupManager:
             self._using.release()
 
     @contextlib.contextmanager
-    def idle(self) -> Iterator[None]:
-        """No prompt uses the group while this lasts; those that want to wait. Raises InUse when one does now."""
-        if not self._using.acquire(blocking=False):
+    def idle(self, seconds: float = 0.0) -> Iterator[None]:
+        """No prompt uses the group while this lasts; those that want to wait. Raises InUse when it is still in use
+        after so many seconds.
+        """
+        if not self._using.acquire(timeout=seconds):
             raise InUse("A prompt is using the ranks. Cancel it or wait for its end, then try again.")
         try:
             yield

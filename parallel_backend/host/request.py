@@ -64,7 +64,7 @@ def prepare(group: ProcessGroup, kind: str, payload: Any, degrees: Degrees, conf
         if not group.closed:
             group.send(Discard(number))
         raise
-    group.resident = {key for key, _ in graph.echo}
+    group.held.loaded({key for key, _ in graph.echo})
     group.send(Go(number))
     emit(StepsStarted())
     return Request(number)

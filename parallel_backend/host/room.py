@@ -8,21 +8,22 @@ import comfy.model_management
 import comfy.sampler_helpers
 import torch
 
-from .devices import DeviceSet
+from .group import ProcessGroup
 
 
-def make_room(guider: Any, noise_shape: torch.Size, devices: DeviceSet, resident: bool) -> None:
-    """Unload ComfyUI's models from the ranks' GPUs as far as this run needs the memory.
+def make_room(guider: Any, noise_shape: torch.Size, group: ProcessGroup, model: str) -> None:
+    """Unload ComfyUI's models from the ranks' GPUs as far as this run needs the memory. `model`: its identity key.
 
-    `resident`: the ranks hold the weights already, so only activations need room.
+    What the ranks hold must not be in ComfyUI's list of loaded models meanwhile. Where a rank holds the weights
+    already, only activations need room.
     """
-    if devices.kind != "cuda":
+    if group.devices.kind != "cuda":
         return
     patcher = guider.model_patcher
-    needed, _ = comfy.sampler_helpers.estimate_memory(patcher, list(noise_shape), guider.conds)
-    if not resident:
-        needed += sum(value.nbytes for value in patcher.model.diffusion_model.state_dict().values())
-    for index in devices.indices:
-        comfy.model_management.free_memory(
-            needed + comfy.model_management.minimum_inference_memory(), torch.device("cuda", index)
-        )
+    activations, _ = comfy.sampler_helpers.estimate_memory(patcher, list(noise_shape), guider.conds)
+    activations += comfy.model_management.minimum_inference_memory()
+    weights = sum(value.nbytes for value in patcher.model.diffusion_model.state_dict().values())
+    for rank, index in enumerate(group.devices.indices):
+        resident = model in group.held.latest and group.held.weights(rank) > 0
+        needed = activations if resident else activations + weights
+        comfy.model_management.free_memory(needed, torch.device("cuda", index))

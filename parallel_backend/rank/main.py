@@ -10,6 +10,7 @@ import math
 import os
 import time
 import traceback
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..protocol import (
     Failed,
     Finished,
     Forward,
+    ForgetModels,
     FreeMemory,
     Go,
     Prepare,
@@ -84,12 +86,12 @@ class Rank:
         self._device = device
         self._meshes = Meshes(device)
         models = ModelStore(device, attach_plan)
-        pulse.resident = models.resident
         self._reader = RequestReader(device, models)
         self._prepared: tuple[Prepare, Any] | None = None
         self._forward: ForwardServer | None = None
 
     def serve(self) -> None:
+        pulse.resident = lambda: models.resident() + self._reader.modules.resident()
         while True:
             message, descriptors = self._link.commands.get()
             if isinstance(message, Shutdown):
@@ -114,7 +116,9 @@ class Rank:
             case Settle():
                 self._settle(message)
             case FreeMemory():
-                self._free_memory(message)
+                self._do(message.request, lambda: self._free_memory(message))
+            case ForgetModels():
+                self._do(message.request, lambda: self._forget_models(message))
 
     def _prepare(self, message: Prepare) -> None:
         self._pulse.activity = LOADING
@@ -193,13 +197,25 @@ class Rank:
         except Exception as error:
             self._fail(message.request, error)
 
-    def _free_memory(self, message: FreeMemory) -> None:
+    def _do(self, request: int, what: Callable[[], None]) -> None:
         try:
-            free_memory(self._device)
+            what()
         except Exception as error:
-            self._fail(message.request, error)
+            self._fail(request, error)
         else:
-            self._finish(message.request)
+            self._finish(request)
+
+    def _free_memory(self, message: FreeMemory) -> None:
+        if self._rank not in message.ranks:
+            return
+        if not message.caches_only:
+            comfy.model_management.free_memory(1e30, self._device)  # to ask about others would take memory there
+            self._reader.modules.release()
+        give_back()
+
+    def _forget_models(self, message: ForgetModels) -> None:
+        self._reader.models.forget(message.keys)
+        give_back()
 
     def _fail(self, request: int, error: Exception) -> None:
         cause = raised(error)
@@ -227,11 +243,9 @@ def raised(error: Exception) -> Raised:
     return Raised(f"{type(error).__name__}: {error}", traceback.format_exc(), at, out_of_memory)
 
 
-def free_memory(device: torch.device) -> None:
-    """Of this device only: to ask about another one, CUDA would take memory there."""
-    comfy.model_management.free_memory(1e30, device)
+def give_back() -> None:
+    """What is free in this process goes back to the device and to the system."""
     comfy.model_management.cleanup_models_gc()
-    comfy.model_management.soft_empty_cache()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed below its newest allocation
 
@@ -243,5 +257,6 @@ def attach_plan(model: torch.nn.Module) -> None:
         model.xdit_sharded = ShardedModel(model.diffusion_model, plan)
 
 
+    comfy.model_management.soft_empty_cache()
 def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in VERSIONS}

@@ -58,6 +58,6 @@ class Pulse:
 
 
 def memory(device: torch.device) -> Memory:
-    return Memory(
-        int(comfy.model_management.get_free_memory(device)), int(comfy.model_management.get_total_memory(device))
-    )
+    free, cached = comfy.model_management.get_free_memory(device, torch_free_too=True)
+    total = comfy.model_management.get_total_memory(device)
+    return Memory(int(free), int(total), int(cached) if device.type == "cuda" else 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import comfy.model_management
@@ -57,12 +57,17 @@ class ModelStore:
         weights = [patcher.model.xdit_weights for _, patcher in list(self._models.values())]
         return tuple((one.title, one.nbytes) for one in weights if one.nbytes)
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drop the models with these identity keys, their files' pages too."""
+        for key in keys:
+            if key in self._models:
+                _, patcher = self._models.pop(key)
+                comfy.model_management.unload_model_and_clones(patcher)
+
     def _drop_stale(self, identity: ModelIdentity) -> None:
         """Forget models made by the same recipe from files that are no longer those."""
-        for key, (held, patcher) in list(self._models.items()):
-            if key != identity.key and held.recipe == identity.recipe:
-                comfy.model_management.unload_model_and_clones(patcher)
-                del self._models[key]
+        stale = [key for key, (held, _) in self._models.items() if held.recipe == identity.recipe]
+        self.forget(key for key in stale if key != identity.key)
 
 
 class ModuleStore:
@@ -82,6 +87,16 @@ class ModuleStore:
             if patcher is not None:
                 comfy.model_management.unload_model_and_clones(patcher)
         self._payloads = {key: value for key, value in self._payloads.items() if key in keep}
+
+    def resident(self) -> tuple[tuple[str, int], ...]:
+        """(class, bytes) of the modules whose weights are on the device. For any thread."""
+        sizes = [(type(one.model).__name__, int(one.loaded_size())) for one in list(self._patchers.values())]
+        return tuple((title, size) for title, size in sizes if size)
+
+    def release(self) -> None:
+        """Drop what `module` built, once unloaded. It is built again from what the ranks share: no copies are left."""
+        self._modules.clear()
+        self._patchers.clear()
 
     def module(self, key: bytes) -> torch.nn.Module:
         if key not in self._modules:

@@ -33,6 +33,20 @@ def resident_bytes(pid: int) -> int:
     return _kilobytes(Path(f"/proc/{pid}/status"), "VmRSS")
 
 
+def file_bytes(pid: int, file: Path) -> tuple[int, int]:
+    """Of a file's pages in RAM that a process maps: all of them, and its share where others map them too (Rss, Pss)."""
+    rss = pss = 0
+    inside = False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        head, _, rest = line.partition(" ")
+        if not head.endswith(":"):
+            inside = line.endswith(f" {file}")
+        elif inside and head in ("Rss:", "Pss:"):
+            size = int(rest.split()[0]) * 1024
+            rss, pss = (rss + size, pss) if head == "Rss:" else (rss, pss + size)
+    return rss, pss
+
+
 def _kilobytes(path: Path, name: str) -> int:
     (line,) = (line for line in path.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024

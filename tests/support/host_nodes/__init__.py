@@ -1,8 +1,10 @@
 """Test-only nodes. Linked into a test host's custom_nodes; never registered for users."""
 
+import threading
 import time
 
 import comfy.model_management
+import comfy.samplers
 import torch
 from comfy_api.latest import ComfyExtension, io
 
@@ -92,9 +94,82 @@ class HoldQueue(io.ComfyNode):
         return io.NodeOutput()
 
 
+class WantMemory(io.ComfyNode):
+    """Stands in for a text encoder or a VAE that is loaded: ComfyUI frees so much more than is free."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WantMemory",
+            display_name="Want Memory (test only)",
+            category="xDiT/test",
+            description=cls.__doc__,
+            inputs=[
+                io.Latent.Input("samples", tooltip="passed through"),
+                io.Int.Input("more", default=1, min=-(2**62), max=2**62, tooltip="bytes beyond what is free"),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, samples, more) -> io.NodeOutput:
+        want_memory(more)
+        return io.NodeOutput(samples)
+
+
+def want_memory(more: int) -> None:
+    device = comfy.model_management.get_torch_device()
+    comfy.model_management.free_memory(comfy.model_management.get_free_memory(device) + more, device)
+
+
+class GreedySampler(io.ComfyNode):
+    """Euler that wants all memory before each step, and cannot be sent to the ranks."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="GreedySampler", category="xDiT/test", inputs=[], outputs=[io.Sampler.Output()])
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(comfy.samplers.KSAMPLER(sample_greedily, {"lock": threading.Lock()}))
+
+
+def sample_greedily(model, x, sigmas, extra_args=None, callback=None, disable=None, lock=None):
+    for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+        want_memory(2**50)
+        denoised = model(x, sigma * x.new_ones(x.shape[0]), **(extra_args or {}))
+        x = x + (x - denoised) / sigma * (following - sigma)
+    return x
+
+
+class LoadedModels(io.ComfyNode):
+    """Shows ComfyUI's list of loaded models: class, device, bytes."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LoadedModels",
+            display_name="Loaded Models (test only)",
+            category="xDiT/test",
+            description=cls.__doc__,
+            inputs=[io.Latent.Input("samples", tooltip="passed through")],
+            outputs=[io.Latent.Output()],
+            is_output_node=True,
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def execute(cls, samples) -> io.NodeOutput:
+        loaded = [
+            (type(entry.model.model).__name__, str(entry.device), entry.model_loaded_memory())
+            for entry in comfy.model_management.current_loaded_models
+        ]
+        return io.NodeOutput(samples, ui={"loaded": loaded})
+
+
 class TestNodes(ComfyExtension):
     async def get_node_list(self):
-        return [RandomConditioning, RandomLatent, HoldQueue]
+        return [RandomConditioning, RandomLatent, HoldQueue, WantMemory, GreedySampler, LoadedModels]
 
 
 async def comfy_entrypoint():

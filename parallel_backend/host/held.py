@@ -1,0 +1,60 @@
+"""What the ranks of a group hold in memory, as far as the host knows."""
+
+from __future__ import annotations
+
+from ..protocol import Standing
+
+
+class Held:
+    """Models by identity key, and bytes by rank.
+
+    The ranks keep the models of the present prompt, and those of the one before if this one begins with one of them. So
+    what a prompt leaves behind does not depend on how many there were, while a workflow with two models keeps both.
+    """
+
+    def __init__(self):
+        self.latest: set[str] = set()  # models of the last request: on the devices of all ranks that hold any weights
+        self._weights: dict[int, int] = {}
+        self._cached: dict[int, int] = {}
+        self._known: set[str] = set()
+        self._prompt: str | None = None
+        self._present: set[str] = set()
+        self._before: set[str] = set()
+
+    def superseded(self, prompt: str | None, key: str) -> set[str]:
+        """The models to forget before `prompt` uses the model `key`."""
+        if prompt is None or prompt != self._prompt:
+            self._prompt = prompt
+            self._before = self._present if key in self._present else set()
+            self._present = set()
+        self._present.add(key)
+        return self._known - self._present - self._before
+
+    def loaded(self, keys: set[str]) -> None:
+        """A request with these models was prepared."""
+        self.latest = keys
+        self._known |= keys
+        self._present |= keys
+
+    def forgotten(self, keys: set[str]) -> None:
+        self._known -= keys
+        self.latest -= keys
+
+    def measured(self, standing: dict[int, Standing]) -> None:
+        """`standing`: the answers of the ranks; those that gave none are taken to hold nothing."""
+        self._weights = {rank: sum(size for _, size in answer.models) for rank, answer in standing.items()}
+        self._cached = {rank: answer.memory.cached for rank, answer in standing.items() if answer.memory}
+
+    def freed(self, ranks: tuple[int, ...], caches_only: bool) -> None:
+        for rank in ranks:
+            self._cached.pop(rank, None)
+            if not caches_only:
+                self._weights.pop(rank, None)
+
+    def weights(self, rank: int) -> int:
+        """Bytes of weights on the rank's device, when it was last asked."""
+        return self._weights.get(rank, 0)
+
+    def cached(self, rank: int) -> int:
+        """Bytes that the rank keeps allocated and unused, when it was last asked."""
+        return self._cached.get(rank, 0)
