@@ -20,7 +20,9 @@ def accelerated(patchers: list[Any], mesh: Mesh, attention: str, note: Callable[
         if not hasattr(model, "xdit_accelerated"):
             model.xdit_accelerated = accelerate(model.diffusion_model, getattr(model, "xdit_sharded", None))
         if model.xdit_accelerated is not None:
-            model.xdit_accelerated.start(note, (mesh.degrees, attention), _graphs_are_safe(patcher))
+            model.xdit_accelerated.start(
+                note, (mesh.degrees, attention), mesh.pipe is None and _graphs_are_safe(patcher)
+            )
             started.append(model.xdit_accelerated)
     try:
         yield
@@ -30,6 +32,7 @@ def accelerated(patchers: list[Any], mesh: Mesh, attention: str, note: Callable[
 
 
 def _graphs_are_safe(patcher: Any) -> bool:
-    """Nothing switches weights between two calls of a request, and no object inside the model was exchanged."""
+    """Weights keep their places between two calls of a request, and no object inside the model was exchanged."""
     exchanged = any(name.startswith("diffusion_model") for name in patcher.object_patches)
-    return patcher.load_device.type == "cuda" and not patcher.hook_patches and not exchanged
+    moves = patcher.hook_patches or patcher.model.xdit_weights.divided
+    return patcher.load_device.type == "cuda" and not moves and not exchanged

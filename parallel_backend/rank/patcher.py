@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.utils
 
 from .placement import Held, Placement
 from .weights import Weights
@@ -29,25 +28,30 @@ class RankModelPatcher(comfy.model_patcher.ModelPatcher):
     def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
         self._weights.materialise()
         super().load(device_to, force_patch_weights=force_patch_weights, full_load=True)
+        self._weights.restore()
+        self._weights.hide()
 
     def patch_weight_to_device(self, key, device_to=None, inplace_update=False, return_weight=False, force_cast=False):
-        if return_weight or key not in self.patches:
+        if return_weight or key not in self.patches or not self._weights.knows(key):
             return super().patch_weight_to_device(key, device_to, inplace_update, return_weight, force_cast)
-        if self._weights.held(key) is Held.ABSENT:
+        if not self._weights.owns(key):
             return None
-        weight = super().patch_weight_to_device(key, device_to, return_weight=True)
-        comfy.utils.set_attr_param(self.model, key, weight)
-        self._weights.patched.add(key)
+        with self._weights.as_in_file(key):
+            weight = super().patch_weight_to_device(key, device_to, return_weight=True)
+        self._weights.write(key, weight)
         return None
 
     def patch_hook_weight_to_device(self, hooks, combined_patches, key, original_weights, memory_counter):
-        if self._weights.held(key) is not Held.ABSENT:
+        held = self._weights.held(key)
+        if held is Held.CUT and key in combined_patches:
+            raise NotImplementedError(f"a hook LoRA on {key}, whose weights are divided: set weights to replicate")
+        if held is Held.WHOLE:
             super().patch_hook_weight_to_device(hooks, combined_patches, key, original_weights, memory_counter)
 
     def unpatch_model(self, device_to=None, unpatch_weights=True):
         super().unpatch_model(None, unpatch_weights)
         if unpatch_weights:
-            self._weights.restore_patched()
+            self._weights.unpatch()
 
     def partially_load(self, device_to, extra_memory=0, force_patch_weights=False):
         return super().partially_load(device_to, 1e32, force_patch_weights)

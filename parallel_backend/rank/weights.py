@@ -2,59 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import comfy.utils
 import torch
+import torch.distributed as dist
 
+from ..stored import stored_parameters
+from .divided import DividedBlocks
 from .placement import REPLICATED, Held, Placement
+from .unit import Unit
 
 
 class Weights:
     """Owns where the parameters of `model.diffusion_model` lie.
 
-    Released: parameters are views of the mmapped file. Resident: those that `placement` gives this rank are on `device`
-    in the model's dtype; the others are stand-ins of the same shape that hold nothing but NaN. `patched` names those
-    that LoRA and the like changed; restoring reads the file again. `nbytes`: what lies on the device, also while it is
-    being read; `wanted`: what will, once resident. `title` is for the log.
+    Released: parameters are views of the mmapped file. Resident: what `placement` gives this rank is on `device` in the
+    model's dtype; parameters that it does not hold, or only a cut of, are stand-ins of the same shape with nothing but
+    NaN. `patched` names those that LoRA and the like changed. `nbytes`: what lies on the device, also while it is being
+    read; `wanted`: what will, once resident. `title` is for the log.
     """
 
     def __init__(self, model: torch.nn.Module, device: torch.device, title: str):
         self._model = model
         self.title = title
         self._device = device
-        self._source = {name: parameter.data for name, parameter, _ in self._parameters()}
+        self._stored = stored_parameters(model)
+        self._blocks: DividedBlocks | None = None
         self.resident = False
         self.nbytes = 0
         self.patched: set[str] = set()
+        self._outdated: set[str] = set()
         self.place(REPLICATED)
-
-    def _parameters(self) -> Iterator[tuple[str, torch.nn.Parameter, torch.dtype | None]]:
-        for module_name, module in self._model.diffusion_model.named_modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                path = ".".join(part for part in ("diffusion_model", module_name, name) if part)
-                yield path, parameter, getattr(module, f"{name}_comfy_model_dtype", None)
 
     def place(self, placement: Placement) -> None:
         """What `materialise` puts on the device from now on. Only while released: see RankModelPatcher.place."""
         assert not self.resident or placement == self.placement
         self.placement = placement
-        self.wanted = self._count_wanted()
+        self._held = {name: placement.held(name) for name in self._stored}
+        self.wanted = sum(one.nbytes for name, one in self._stored.items() if self._held[name] is Held.WHOLE)
+        if placement.divided:
+            units = self._units()
+            largest = max(unit.size for unit in units)
+            self.wanted += 2 * largest + (0 if placement.offload else sum(unit.share for unit in units))
+
+    @property
+    def divided(self) -> bool:
+        """Whether blocks are put together from several ranks while they run."""
+        return bool(self.placement.divided)
 
     def held(self, name: str) -> Held:
         """What this rank holds of a parameter; of what is no parameter of the diffusion model, all."""
-        return self.placement.held(name) if name in self._source else Held.WHOLE
-
-    def _count_wanted(self) -> int:
-        return sum(
-            _nbytes(self._source[name], self._cast(name, dtype))
-            for name, _, dtype in self._parameters()
-            if self.held(name) is Held.WHOLE
-        )
+        return self._held.get(name, Held.WHOLE)
 
     def materialise(self) -> None:
-        """Copy every parameter that this rank holds to the device, one at a time.
+        """Put what this rank holds on the device, one tensor at a time.
 
         Raises torch.OutOfMemoryError with everything released.
         """
@@ -62,79 +65,114 @@ class Weights:
             return
         logging.info("reading the weights of %s", self.title)
         try:
-            for name, _, dtype in list(self._parameters()):
-                self._materialise(name, dtype)
+            self._read()
         except BaseException:
             self.release()
             raise
         self.resident = True
 
-    def _materialise(self, name: str, dtype: torch.dtype | None) -> None:
-        if self.held(name) is Held.ABSENT:
-            comfy.utils.set_attr_param(self._model, name, _stand_in(self._source[name], self._device))
-            return
-        weight = self._on_device(name, dtype)
-        comfy.utils.set_attr_param(self._model, name, weight)
-        self.nbytes += _nbytes(weight)
+    def _read(self) -> None:
+        for name, one in self._stored.items():
+            if self._held[name] is Held.WHOLE:
+                one.show(one.on(self._device))
+                self.nbytes += one.nbytes
+            elif self._held[name] is Held.ABSENT:
+                one.show(one.stand_in(self._device))
+        if self.divided:
+            whole = self.nbytes
+            self._blocks = DividedBlocks(self._units(), self._device, self.placement.offload)
+            for nbytes in self._blocks.read():
+                self.nbytes = whole + nbytes
 
-    def _on_device(self, name: str, dtype: torch.dtype | None) -> torch.Tensor:
-        weight = self._source[name].to(self._device)
-        cast = self._cast(name, dtype)
-        return weight if cast is None else weight.to(cast)  # in this order the device casts, not the CPU
+    def _units(self) -> list[Unit]:
+        place, model = self.placement, self._model.diffusion_model
+        found = []
+        for path in place.divided:
+            inside = [one for name, one in self._stored.items() if name.startswith(f"diffusion_model.{path}.")]
+            held = [one for one in inside if self._held[one.name] is Held.CUT]
+            if held:
+                found.append(Unit(model.get_submodule(path), held, place.index, place.count))
+        return found
 
-    def _cast(self, name: str, dtype: torch.dtype | None) -> torch.dtype | None:
-        """What a parameter is cast to on the device; None where it stays as it is in the file."""
-        source = self._source[name]
-        return dtype if source.is_floating_point() and type(source) is torch.Tensor else None
+    def hide(self) -> None:
+        """Stand-ins again for what is not whole here, after ComfyUI moved the model to the device."""
+        for name, one in self._stored.items():
+            if self._held[name] is Held.ABSENT:
+                one.show(one.stand_in(self._device))
+        if self._blocks is not None:
+            self._blocks.hide()
 
     def release(self) -> None:
         """Give the device memory back; the file's pages stay in the page cache."""
-        for name, source in self._source.items():
-            comfy.utils.set_attr_param(self._model, name, source)
+        if self._blocks is not None:
+            self._blocks.release()
+            self._blocks = None
+        for one in self._stored.values():
+            one.show(one.source)
         self.resident = False
         self.nbytes = 0
         self.patched.clear()
+        self._outdated.clear()
 
-    def restore_patched(self) -> None:
-        """Undo patches: the parameters they changed come from the file again."""
-        if not self.patched:
+    # Patches
+
+    def knows(self, name: str) -> bool:
+        """Whether this is a parameter of the diffusion model."""
+        return name in self._stored
+
+    def owns(self, name: str) -> bool:
+        """Whether a patch of this parameter concerns this rank."""
+        held = self.held(name)
+        return held is Held.WHOLE or held is Held.CUT and self._blocks.owns(name)
+
+    @contextlib.contextmanager
+    def as_in_file(self, name: str) -> Iterator[None]:
+        """The parameter is whole on the device while this lasts, as in the file unless it is patched."""
+        if self.held(name) is Held.WHOLE:
+            if name in self._outdated:
+                self._restore(name)
+            yield
             return
-        dtypes = {name: dtype for name, _, dtype in self._parameters()}
-        for name in sorted(self.patched):
-            comfy.utils.set_attr_param(self._model, name, self._on_device(name, dtypes.get(name)))
+        one = self._stored[name]
+        one.show(one.on(self._device))
+        try:
+            yield
+        finally:
+            one.show(one.stand_in(self._device))
+
+    def write(self, name: str, tensor: torch.Tensor) -> None:
+        """A patched whole parameter takes its place, as far as this rank holds it. Raises LayoutChanged."""
+        if self.held(name) is Held.CUT:
+            self._blocks.write(name, tensor)
+        else:
+            self._stored[name].show(tensor)
+        self._outdated.discard(name)
+        self.patched.add(name)
+
+    def unpatch(self) -> None:
+        """Patches count no more; `restore`, or another patch of the same parameter, takes them out."""
+        self._outdated |= self.patched
         self.patched.clear()
 
+    def restore(self) -> None:
+        """The parameters whose patches were undone come from the file again."""
+        for name in sorted(self._outdated):
+            self._restore(name)
 
-def inner_tensors(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The plain tensors that `tensor` consists of: itself, or data and scales of a quantised one."""
-    if type(tensor) in (torch.Tensor, torch.nn.Parameter):
-        return (tensor,)
-    names, _ = tensor.__tensor_flatten__()
-    return tuple(getattr(tensor, name) for name in names)
+    def _restore(self, name: str) -> None:
+        if self.held(name) is Held.CUT:
+            self._blocks.restore(name)
+        else:
+            self._stored[name].show(self._stored[name].on(self._device))
+        self._outdated.discard(name)
 
+    # Running
 
-def with_inner(tensor: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """A tensor like `tensor` that consists of `change` of each of its plain tensors."""
-    if type(tensor) in (torch.Tensor, torch.nn.Parameter):
-        return change(tensor)
-    names, how = tensor.__tensor_flatten__()
-    inner = {name: change(getattr(tensor, name)) for name in names}
-    return type(tensor).__tensor_unflatten__(inner, how, tensor.shape, tensor.stride())
+    def start(self, group: dist.ProcessGroup | None) -> None:
+        """The model runs from now on, on all ranks of `group`, over which its blocks are divided."""
+        if self._blocks is not None:
+            self._blocks.start(group)
 
-
-def _nbytes(tensor: torch.Tensor, cast: torch.dtype | None = None) -> int:
-    """Bytes of `tensor`, or of what it is cast to."""
-    return sum(inner.numel() * (cast or inner.dtype).itemsize for inner in inner_tensors(tensor))
-
-
-def _stand_in(source: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Of the shape and dtype of `source` on the device: one element, NaN where there is one, that is seen everywhere.
-
-    ComfyUI moves every parameter of a model to the device, so one that is absent must look as if it was there.
-    """
-    return with_inner(source, lambda inner: _nothing(inner.dtype, device).expand(inner.shape))
-
-
-def _nothing(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    nan = float("nan") if dtype.is_floating_point else 0
-    return torch.tensor(nan, dtype=torch.float32).to(dtype).to(device)
+    def stop(self) -> None:
+        if self._blocks is not None:
+            self._blocks.stop()

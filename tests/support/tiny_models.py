@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from . import tiny_controls, wide_models
+from .quantised import quantised
 from .random_weights import lora_weights, random_weights
 
 FLUX_CONTEXT = 128  # width of the text conditioning of the tiny Flux
@@ -35,6 +36,15 @@ class ModelShelf:
         """FLUX.1-dev in small (schnell without `guidance`): hidden / 128 heads, context 128, pooled 64. fp32."""
         name = f"tiny-flux-{hidden}-{double}-{single}{'' if guidance else '-schnell'}-{seed}.safetensors"
         return self._file("diffusion_models", name, lambda: flux_weights(hidden, double, single, guidance, seed))
+
+    def quantised_flux(self, kind: str, hidden: int = 256, double: int = 2, single: int = 3) -> str:
+        """flux(hidden, double, single) with the matrices of its blocks in a format of support.quantised."""
+        name = f"tiny-flux-{kind}-{hidden}-{double}-{single}.safetensors"
+
+        def make():
+            return quantised(flux_weights(hidden, double, single, True, 0), "_blocks.", kind)
+
+        return self._file("diffusion_models", name, make)
 
     def flux_lora(self, hidden: int = 256, double: int = 2, single: int = 3, rank: int = 4, seed: int = 1) -> str:
         """A LoRA on every attention and MLP matrix of flux(hidden, double, single); it moves the result visibly."""

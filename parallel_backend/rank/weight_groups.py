@@ -1,0 +1,25 @@
+"""The process groups over which blocks are gathered: their own, so that these do not queue behind attention's."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+
+from ..config import Degrees
+
+
+class WeightGroups:
+    def __init__(self):
+        self._groups: dict[tuple[int, int], dist.ProcessGroup | None] = {}
+
+    def get(self, degrees: Degrees) -> dist.ProcessGroup | None:
+        """The ranks that share a sequence with this one, None for a rank that takes no part.
+
+        At the first use of such a division a collective call of all ranks of the world.
+        """
+        size, total = degrees.sequence, degrees.ranks
+        if (size, total) not in self._groups:
+            sets = [range(first, first + size) for first in range(0, total, size)]
+            groups = [(ranks, dist.new_group(ranks)) for ranks in sets]
+            mine = [group for ranks, group in groups if dist.get_rank() in ranks]
+            self._groups[size, total] = mine[0] if mine else None
+        return self._groups[size, total]

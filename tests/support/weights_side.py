@@ -1,0 +1,129 @@
+"""What a rank does with a case whose weights are divided: runs it, and says how far it is from the model in one piece."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from support.model_side import ModelSide, run
+from support.parity import relative_error
+
+
+class Holder(torch.nn.Module):
+    """Stands where ComfyUI has a BaseModel."""
+
+    def __init__(self, diffusion_model: torch.nn.Module):
+        super().__init__()
+        self.diffusion_model = diffusion_model
+
+
+STRENGTHS = (None, 1.0, 0.5, None)  # of a LoRA, one request after another
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one rank, in bytes. `held`: what Weights says; `allocated`: storages of cuts, buffers and whole parameters;
+    `replicated`: of the whole model; `divided`: of its blocks; `largest`: of the largest block.
+    """
+
+    held: int
+    allocated: int
+    replicated: int
+    divided: int
+    largest: int
+
+
+class WeightsSide(ModelSide):
+    """Answers ("divided", case name, ulysses, ring, offload) and ("files", model, lora, world size, weights) too."""
+
+    def __init__(self):
+        super().__init__()
+        from xdit_comfyui.parallel_backend.rank.weight_groups import WeightGroups
+
+        self._groups = WeightGroups()
+
+    def answer(self, verb: str, name: str, *arguments):
+        if verb == "divided":
+            return self._divided(self._cases[name], *arguments)
+        if verb == "files":
+            return self._files(name, *arguments)
+        return super().answer(verb, name, *arguments)
+
+    def _divided(self, case, ulysses: int, ring: int, offload: bool) -> tuple[float, bool, list[str]]:
+        """The error of a model call against one device, whether three calls gave exactly what replicated weights give,
+        and the parameters that are not stand-ins between calls.
+        """
+        import torch.distributed as dist
+        from xdit_comfyui.parallel_backend.config import Degrees
+        from xdit_comfyui.parallel_backend.rank.placement import divided
+        from xdit_comfyui.parallel_backend.rank.weights import Weights
+        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.plans import plan_for
+        from xdit_comfyui.parallel_backend.sharding.session import Session
+
+        model = case.model()
+        whole = self._whole_output(case, model)
+        sharded = ShardedModel(model, plan_for(model))
+        sharded.session = Session(self._mesh(ulysses, ring).sp)
+        replicated = run(model, case)
+
+        degrees = Degrees(ulysses, ring)
+        weights = Weights(Holder(model), torch.device("cpu"), case.name)
+        placement = divided(model, sharded.plan, degrees, dist.get_rank(), offload)
+        weights.place(placement)
+        weights.materialise()
+        weights.start(self._groups.get(degrees))
+        outputs = [run(model, case) for _ in range(3)]
+        weights.stop()
+        inside = [
+            name
+            for name, parameter in model.named_parameters()
+            if any(name.startswith(f"{path}.") for path in placement.divided) and not parameter.isnan().all()
+        ]
+        return relative_error(outputs[0], whole), all(torch.equal(one, replicated) for one in outputs), inside
+
+    def _files(self, model: str, lora: str, size: int, weights: str) -> tuple[list[torch.Tensor], list[bool], Figures]:
+        """A model file's outputs with replicated weights at each of STRENGTHS, whether divided weights gave the very
+        same ones, and the rank's figures.
+        """
+        import comfy.model_management
+        import comfy.sd
+        import comfy.utils
+        import torch.distributed as dist
+        from xdit_comfyui.parallel_backend.config import Degrees
+        from xdit_comfyui.parallel_backend.rank.main import attach_plan
+        from xdit_comfyui.parallel_backend.rank.placement import REPLICATED, Held, place
+        from xdit_comfyui.parallel_backend.rank.store import ModelStore
+        from xdit_comfyui.parallel_backend.recipe import Recipe
+
+        degrees = Degrees(ulysses=size)
+        store = ModelStore(torch.device("cpu"), attach_plan)
+        base = store.base(Recipe(comfy.sd.load_diffusion_model, (model,)).identity())
+        lora = comfy.utils.load_torch_file(lora)
+        adapted = [
+            base.clone() if strength is None else comfy.sd.load_lora_for_models(base, None, lora, strength, 0)[0]
+            for strength in STRENGTHS
+        ]
+        owned = base.model.xdit_weights
+        outputs = {}
+        for mode in ("replicate", weights):
+            outputs[mode] = []
+            for patcher in adapted:
+                place([patcher], mode, degrees, dist.get_rank())
+                comfy.model_management.load_models_gpu([patcher])
+                owned.start(self._groups.get(degrees))
+                args, kwargs = self._cases["flux: plain"].inputs()
+                outputs[mode].append(base.model.diffusion_model(*args, **kwargs, transformer_options={}))
+                owned.stop()
+            if mode == "replicate":
+                replicated = owned.nbytes
+        same = [torch.equal(*pair) for pair in zip(outputs["replicate"], outputs[weights], strict=True)]
+        blocks = owned._blocks
+        sizes = [sum(one.nbytes for one in unit.stored) for unit in blocks._units]
+        tensors = [*blocks._cuts.values(), *(slot.buffer for slot in blocks._slots)]
+        allocated = sum({tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+        whole = sum(one.nbytes for name, one in owned._stored.items() if owned.held(name) is Held.WHOLE)
+        figures = Figures(owned.nbytes, allocated + whole, replicated, sum(sizes), max(sizes))
+        base.place(REPLICATED)
+        return outputs["replicate"], same, figures
