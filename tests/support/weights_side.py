@@ -1,4 +1,4 @@
-"""What a rank does with a case whose weights are divided: runs it, and says how far it is from the model in one piece."""
+"""What a rank does with a model whose weights are divided: it runs, and its output is held against the whole model's."""
 
 from __future__ import annotations
 
