@@ -8,7 +8,8 @@ from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
 from nodes import common_ksampler
 
-from ..parallel_backend.host.parallel import as_parallel, with_parallel_model
+from ..parallel_backend.host.parallel import as_parallel, devices_of, with_parallel_model
+from ..parallel_backend.host.size import refuse_too_large
 from .config import CATEGORY, config_input
 
 
@@ -74,6 +75,7 @@ class XDiTSampler(io.ComfyNode):
         parallel_config=None,
     ) -> io.NodeOutput:  # fmt: skip
         model = as_parallel(model, parallel_config)
+        refuse_too_large(latent_image["samples"], devices_of(model))
         return io.NodeOutput(
             *common_ksampler(
                 model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
@@ -107,4 +109,5 @@ class XDiTSamplerAdvanced(io.ComfyNode):
     @classmethod
     def execute(cls, noise, guider, sampler, sigmas, latent_image, parallel_config=None) -> io.NodeOutput:
         guider = with_parallel_model(guider, parallel_config)
+        refuse_too_large(latent_image["samples"], devices_of(guider.model_patcher))
         return SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent_image)

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 
+import psutil
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, assume, given, settings
@@ -283,6 +284,28 @@ def test_latents_of_any_shape(site, shape, fill):
 def test_latents_as_thin_as_a_thread(site, shape, fill):
     """Without previews: ComfyUI 0.30 ends when it has to show an image that its thumbnail rounds to no pixels."""
     site.same_as_stock(latent=any_latent(shape, fill), preview="none")
+
+
+def assert_too_large(site, outcome):
+    assert outcome.error is not None and outcome.error.type.endswith("OutOfMemory"), outcome
+    assert "takes" in outcome.error.message and "Make the image smaller" in outcome.error.message
+    assert "second try" not in outcome.error.message
+    site.case_done()
+
+
+@pytest.mark.parametrize("shape", [[1, 16, 125000, 125000], [10**9, 16, 8, 8], [1, 16, 10**7, 10**7]], ids=str)
+@pytest.mark.parametrize("sampler", ["XDiTSampler", "XDiTSamplerAdvanced"])
+def test_latents_that_no_memory_holds(site, sampler, shape):
+    assert_too_large(site, site.sampled(site.ours, sampler=sampler, latent=any_latent(shape, "zeros")))
+
+
+def test_a_latent_that_stock_samplers_prepare_and_no_memory_holds(site):
+    """A quarter of this machine's memory, in a stock sampler whose noise takes none."""
+    side = int((psutil.virtual_memory().total / 4 / 16 / 4) ** 0.5)
+    outcome = site.sampled(
+        site.ours, sampler="SamplerCustomAdvanced", latent=any_latent([1, 16, side, side], "zeros")
+    )
+    assert_too_large(site, outcome)
 
 
 def conditioning(shape, pooled, empty=False, nan=False):

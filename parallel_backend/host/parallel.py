@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from ..config import ConfigError, ParallelConfig
-from .devices import resolve
+from .devices import DeviceSet, resolve
 from .model import XDiTModelPatcher
 
 
@@ -33,3 +33,8 @@ def with_parallel_model(guider: Any, config: ParallelConfig | None) -> Any:
     if guider.model_options is guider.model_patcher.model_options:
         parallel.model_options = parallel.model_patcher.model_options
     return parallel
+
+
+def devices_of(model: XDiTModelPatcher) -> DeviceSet:
+    """Where `model` samples. Raises ConfigError."""
+    return resolve((model.parallel_config or ParallelConfig()).devices)

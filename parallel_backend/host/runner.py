@@ -35,6 +35,7 @@ from .release import forget, free
 from .remote_forward import sample_here
 from .request import Request, collect, prepare
 from .room import make_room
+from .size import refuse_too_large
 
 
 @observed
@@ -78,6 +79,7 @@ def _run(
     patcher = guider.model_patcher
     config = patcher.parallel_config or ParallelConfig()
     devices = resolve(config.devices)
+    refuse_too_large(arguments["noise"], devices)
     work = workload(guider, arguments["noise"])
     if degrees is None:
         choose(config, devices.size, work)  # what cannot be had is refused before anything starts

@@ -54,7 +54,8 @@ class Site:
     def sampled(self, loader: Callable[[Graph], Node], **inputs) -> Outcome:
         """Two steps of 64 × 64 with the MODEL of `loader`; `inputs`: functions of the graph that replace its parts.
 
-        `preview`: ComfyUI's preview method, in place of the server's.
+        `preview`: ComfyUI's preview method, in place of the server's. `sampler`: another node than KSampler; those with
+        a guider take noise that weighs nothing.
         """
         graph = Graph()
         model = loader(graph)
@@ -66,10 +67,15 @@ class Site:
         }
         positive = inputs.pop("positive", parts["positive"])(graph)
         latent = inputs.pop("latent", parts["latent"])(graph)
-        negative = inputs.pop("negative", parts["positive"])(graph)
-        options = {"steps": 2, "negative": negative, **inputs}
-        preview = options.pop("preview", None)
-        saved = graph.save(graph.sample("KSampler", model, positive, latent, **options))
+        preview = inputs.pop("preview", None)
+        sampler = inputs.pop("sampler", "KSampler")
+        if sampler.endswith("Advanced"):
+            noise = graph.add("FlatNoise")
+            sampled = graph.sample_custom(sampler, model, positive, latent, steps=2, noise=noise)
+        else:
+            negative = inputs.pop("negative", parts["positive"])(graph)
+            sampled = graph.sample(sampler, model, positive, latent, **{"steps": 2, "negative": negative, **inputs})
+        saved = graph.save(sampled)
         return self.run(graph, saved, **({"preview_method": preview} if preview else {}))
 
     def run(self, graph: Graph, saved: Node, **extra_data) -> Outcome:

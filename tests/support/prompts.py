@@ -52,11 +52,15 @@ class Graph:
         return self.add(sampler, model=model, positive=positive, latent_image=latent, **{**defaults, **inputs})
 
     def sample_custom(self, sampler: str, model: list, positive: list, latent: list, **inputs) -> Node:
-        """SamplerCustomAdvanced or a node with its inputs: basic guider; `seed`, `steps`, `sampler_name` as above."""
+        """SamplerCustomAdvanced or a node with its inputs: basic guider; `seed`, `steps`, `sampler_name` as above.
+
+        `noise`: in place of the seed's.
+        """
         options = {"seed": 7, "steps": 4, "sampler_name": "euler", **inputs}
+        seed = options.pop("seed")
         return self.add(
             sampler,
-            noise=self.add("RandomNoise", noise_seed=options.pop("seed")),
+            noise=options.pop("noise", None) or self.add("RandomNoise", noise_seed=seed),
             guider=self.add("BasicGuider", model=model, conditioning=positive),
             sampler=self.add("KSamplerSelect", sampler_name=options.pop("sampler_name")),
             sigmas=self.add("BasicScheduler", model=model, scheduler="simple", steps=options.pop("steps"), denoise=1.0),

@@ -61,6 +61,31 @@ class AnyConditioning(io.ComfyNode):
         return io.NodeOutput([[cond * torch.nan if nan else cond, options]])
 
 
+class FlatNoise(io.ComfyNode):
+    """Noise of zeros that takes one number's memory however large the latent is."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="FlatNoise",
+            category="xDiT/test",
+            description=cls.__doc__,
+            inputs=[],
+            outputs=[io.Noise.Output()],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(Flat())
+
+
+class Flat:
+    seed = 0
+
+    def generate_noise(self, latent):
+        return torch.zeros([]).expand(latent["samples"].shape)
+
+
 class UnsendablePatch(io.ComfyNode):
     """Puts an object that cannot be sent to a rank somewhere on a MODEL."""
 
@@ -100,7 +125,7 @@ class UnsendablePatch(io.ComfyNode):
 
 class BadNodes(ComfyExtension):
     async def get_node_list(self):
-        return [AnyLatent, AnyConditioning, UnsendablePatch]
+        return [AnyLatent, AnyConditioning, FlatNoise, UnsendablePatch]
 
 
 async def comfy_entrypoint():
