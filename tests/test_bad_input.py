@@ -302,9 +302,7 @@ def test_latents_that_no_memory_holds(site, sampler, shape):
 def test_a_latent_that_stock_samplers_prepare_and_no_memory_holds(site):
     """A quarter of this machine's memory, in a stock sampler whose noise takes none."""
     side = int((psutil.virtual_memory().total / 4 / 16 / 4) ** 0.5)
-    outcome = site.sampled(
-        site.ours, sampler="SamplerCustomAdvanced", latent=any_latent([1, 16, side, side], "zeros")
-    )
+    outcome = site.sampled(site.ours, sampler="SamplerCustomAdvanced", latent=any_latent([1, 16, side, side], "zeros"))
     assert_too_large(site, outcome)
 
 

@@ -10,7 +10,7 @@ import functools
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..sharding import counts
 from ..sharding.attention import ShardedAttention
 from ..sharding.engine import OVERRIDE
 
@@ -29,13 +30,17 @@ PLAIN = (type(None), bool, int, float, str)
 
 @dataclass
 class Graph:
+    """`collectives`: those that each replay begins, as in counts.begun()."""
+
     graph: torch.cuda.CUDAGraph
     inputs: list[torch.Tensor]
     output: torch.Tensor
+    collectives: dict[str, int] = field(default_factory=dict)
 
     def replay(self, tensors: list[torch.Tensor]) -> torch.Tensor:
         for static, tensor in zip(self.inputs, tensors, strict=True):
             static.copy_(tensor)
+        counts.replayed(self.collectives)
         self.graph.replay()
         return self.output.clone()
 
@@ -137,7 +142,10 @@ class GraphedForward:
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads of this process may call CUDA meanwhile (NCCL's watchdog does).
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with (
+                counts.captured() as collectives,
+                torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            ):
                 output = self._original(*args, **kwargs, **{OPTIONS: options})
         except Exception as error:
             logging.exception("capture")
@@ -146,7 +154,7 @@ class GraphedForward:
             self._note(f"no CUDA graph: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
             return False
         inputs = [leaf for leaf in static if isinstance(leaf, torch.Tensor)]
-        self._graphs[key] = Graph(graph, inputs, output)
+        self._graphs[key] = Graph(graph, inputs, output, collectives)
         return True
 
 

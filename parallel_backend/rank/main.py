@@ -40,11 +40,12 @@ from ..protocol import (
     Settled,
     Shutdown,
 )
+from ..sharding import counts
 from ..sharding.engine import ShardedModel
 from ..sharding.peers import PeerFailed
 from ..sharding.plans import plan_for
 from ..transport.packing import pack
-from . import collectives, prompt_server
+from . import prompt_server
 from .forward import ForwardServer
 from .link import HostLink
 from .mesh import Meshes
@@ -189,7 +190,7 @@ class Rank:
             self._finish(message.request, result=result, notes=notes)
 
     def _finish(self, request: int, **what: Any) -> None:
-        self._link.send(Finished(request, self._rank, collectives=collectives.begun(), **what))
+        self._link.send(Finished(request, self._rank, collectives=counts.begun(), **what))
 
     def _probe(self, message: Probe) -> None:
         try:
@@ -220,7 +221,7 @@ class Rank:
     def _fail(self, request: int, error: Exception) -> None:
         cause = raised(error)
         logging.exception("request %s", request)
-        self._link.send(Failed(request, self._rank, cause, collectives.begun()))
+        self._link.send(Failed(request, self._rank, cause, counts.begun()))
 
     def _settle(self, message: Settle) -> None:
         if self._device.type == "cuda":

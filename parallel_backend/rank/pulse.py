@@ -13,8 +13,8 @@ import comfy.model_management
 import torch
 
 from ..protocol import IDLE, SAMPLING, Ask, Heartbeat, Memory, Standing
+from ..sharding import counts
 from ..transport.channel import ChannelClosed
-from . import collectives
 from .cancel import CancelFlag
 
 HEARTBEAT_SECONDS = 1.0
@@ -43,7 +43,7 @@ class Pulse:
 
     def _beat(self, send: Callable[[Any], None]) -> None:
         while True:
-            progress = self._flag.asked + sum(collectives.begun().values())
+            progress = self._flag.asked + sum(counts.begun().values())
             try:
                 send(Heartbeat(self.activity, progress))
             except ChannelClosed:
@@ -54,7 +54,7 @@ class Pulse:
         if not question.stacks:
             return Standing(memory=memory(self._device), models=self.resident())
         frame = sys._current_frames()[self._main]
-        return Standing(tuple(traceback.format_stack(frame)[-STACK_FRAMES:]), collectives.begun())
+        return Standing(tuple(traceback.format_stack(frame)[-STACK_FRAMES:]), counts.begun())
 
 
 def memory(device: torch.device) -> Memory:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed._symmetric_memory as symmetric_memory
 
+from . import counts
 from .collectives import offsets
 from .wide_copy import copy_wide
 
@@ -30,6 +31,7 @@ class SymmetricExchange:
 
     def __init__(self, group: dist.ProcessGroup, rank: int, size: int, device: torch.device):
         self._group = group
+        self._counted = counts.symmetric(group)
         self._rank = rank
         self._size = size
         self._device = device
@@ -106,6 +108,7 @@ class SymmetricExchange:
         return self._views[key]
 
     def _barrier(self, turn: int) -> None:
+        counts.count(self._counted)
         self._handles[turn][1].barrier(channel=BARRIER_CHANNEL)
 
 

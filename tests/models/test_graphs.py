@@ -1,11 +1,14 @@
 """When a CUDA graph may be replayed, on any machine: the capture itself is replaced, what decides about it is not."""
 
+import contextlib
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from xdit_comfyui.parallel_backend.compiled import graphs
+from xdit_comfyui.parallel_backend.sharding import counts
 from xdit_comfyui.parallel_backend.sharding.attention import ShardedAttention
 from xdit_comfyui.parallel_backend.sharding.engine import OVERRIDE
 
@@ -160,3 +163,39 @@ def test_options_that_are_empty_do_not_hinder(model, graphed):
     }
     calls(model, transformer_options=options)
     assert replays(graphed) == [2]
+
+
+@pytest.mark.parametrize("captures", [True, False], ids=["captured", "capture fails"])
+def test_each_call_counts_its_collectives_once(model, monkeypatch, captures):
+    """Warm, captured and replayed, or called because the capture failed half way: ranks in step count alike."""
+    name = counts.symmetric(SimpleNamespace(group_name="test"))
+    capturing = False
+
+    @contextlib.contextmanager
+    def capture(*_, **__):
+        nonlocal capturing
+        capturing = True
+        yield
+        capturing = False
+
+    def linear(x):
+        nonlocal capturing
+        counts.count(name)
+        if capturing and not captures:
+            capturing = False
+            raise RuntimeError("cannot be captured")
+        counts.count(name)
+        return x
+
+    monkeypatch.setattr(graphs.torch.cuda, "CUDAGraph", mock.Mock)
+    monkeypatch.setattr(graphs.torch.cuda, "graph_pool_handle", mock.Mock())
+    monkeypatch.setattr(graphs.torch.cuda, "graph", capture)
+    model.linear.forward = linear
+    graphed = graphs.GraphedForward(model, restart=lambda: None)
+    monkeypatch.setattr(graphed, "_measured", lambda key, args, kwargs: graphed._original(*args, **kwargs))
+    graphed.start(print, "ulysses 2")
+    for call_number in range(1, graphs.WARM_CALLS + 4):
+        before = counts.begun()[name]
+        model(torch.ones(2, 4), torch.ones(1), transformer_options={})
+        assert counts.begun()[name] - before == 2, call_number
+    assert len(graphed._graphs) == captures

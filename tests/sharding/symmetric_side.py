@@ -36,7 +36,7 @@ class SharedFiles:
 
 
 class SymmetricSide:
-    """Answers ("compare", tokens, heads, batch) and ("many", exchanges)."""
+    """Answers ("compare", tokens, heads, batch), ("many", exchanges) and ("counted",)."""
 
     def __init__(self):
         from xdit_comfyui.parallel_backend.sharding import symmetric
@@ -49,8 +49,8 @@ class SymmetricSide:
         symmetric._new_buffer = lambda size, device, group: (None, SharedFiles(size, device, group))
         self._direct = replace(self._plain, symmetric=exchange)
 
-    def answer(self, verb: str, *arguments) -> bool:
-        return {"compare": self._compare, "many": self._many}[verb](*arguments)
+    def answer(self, verb: str, *arguments):
+        return {"compare": self._compare, "many": self._many, "counted": self._counted}[verb](*arguments)
 
     def _compare(self, tokens, heads, batch, seed=0) -> bool:
         from xdit_comfyui.parallel_backend.sharding.ulysses import heads_to_tokens, tokens_to_heads
@@ -72,3 +72,13 @@ class SymmetricSide:
         return all(
             self._compare((turn % 5 + 1,) * size, (1,) * size, turn % 2 + 1, seed=turn) for turn in range(exchanges)
         )
+
+    def _counted(self) -> list[int]:
+        """How far one comparison takes the count of exchanges through symmetric memory."""
+        from xdit_comfyui.parallel_backend.sharding import counts
+
+        size = dist.get_world_size()
+        before = counts.begun()
+        self._compare((2,) * size, (1,) * size, 1)
+        after = counts.begun()
+        return [after[name] - before[name] for name in sorted(after) if name.endswith("symmetric")]

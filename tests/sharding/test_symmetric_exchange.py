@@ -30,3 +30,8 @@ def test_written_equals_sent(rank_sets, tokens, heads, batch):
 def test_buffers_in_turn_are_never_written_while_they_are_read(rank_sets):
     """Ranks that are late on purpose: many exchanges in a row, each checked after the slowest read."""
     assert rank_sets[3].run(("many", 30)) == [True] * 3
+
+
+def test_exchanges_are_counted(rank_sets):
+    """There, and back."""
+    assert rank_sets[2].run(("counted",)) == [[2], [2]]

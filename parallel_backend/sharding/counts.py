@@ -1,0 +1,56 @@
+"""How many collectives this rank has begun, per process group: ranks are in step when these agree.
+
+torch counts those of its process groups as they are called. It knows nothing of exchanges through symmetric memory; and
+of a CUDA graph it counts the capture, in which nothing is begun yet, but no replay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.distributed as dist
+
+_beside: Counter[str] = Counter()  # what to add to torch's counts
+
+
+def begun() -> dict[str, int]:
+    """Process group and backend → collectives begun since the start. May be called from any thread."""
+    counts = dict(_beside)
+    if not dist.is_initialized():
+        return counts
+    for group in list(dist.distributed_c10d._world.pg_map):
+        for kind in {device.type for device in group._device_types}:
+            name = f"{group.group_name} {kind}"
+            sequence = group._get_backend(torch.device(kind))._get_sequence_number_for_group()
+            counts[name] = counts.get(name, 0) + sequence
+    return counts
+
+
+def symmetric(group: dist.ProcessGroup) -> str:
+    """The name under which exchanges of `group` through symmetric memory are counted from now on; `count` each."""
+    name = f"{group.group_name} symmetric"
+    _beside[name] += 0
+    return name
+
+
+def count(name: str) -> None:
+    _beside[name] += 1
+
+
+@contextlib.contextmanager
+def captured() -> Iterator[dict[str, int]]:
+    """What is called inside goes into a CUDA graph. Gives, from the end on, what each replay of it begins."""
+    before, inside = Counter(begun()), {}
+    try:
+        yield inside
+    finally:
+        inside.update((name, now - before[name]) for name, now in begun().items() if now != before[name])
+        _beside.subtract(inside)
+
+
+def replayed(graph: Mapping[str, int]) -> None:
+    """A graph is replayed that was captured with these."""
+    _beside.update(graph)
