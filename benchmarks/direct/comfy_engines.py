@@ -1,0 +1,114 @@
+"""ComfyUI's own Flux with random weights: as ComfyUI runs it, and as the ranks of this pack do."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from .shape import PIXELS_PER_TOKEN, Shape
+
+ROOT = Path(__file__).resolve().parents[2]
+MODES = ("eager", "compiled")
+
+
+class ComfyEngine:
+    """One rank's model. `modes` of "stock" is eager; of "pack": eager, and compiled with CUDA graphs."""
+
+    def __init__(self, stock: bool, shape: Shape, rank: int, size: int, device: torch.device):
+        self.modes = MODES[:1] if stock or device.type == "cpu" else MODES
+        self._device, self._shape, self._stock = device, shape, stock
+        self._dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self._model = _random_flux(shape, device, self._dtype)
+        self._contexts: list = []
+        if stock:
+            return
+        pack = types.ModuleType("xdit_comfyui")
+        pack.__path__ = [str(ROOT)]
+        sys.modules["xdit_comfyui"] = pack
+        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
+        from xdit_comfyui.parallel_backend.rank.kernels import attention_kernel
+        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.plans import plan_for
+
+        sharded = ShardedModel(self._model, plan_for(self._model))
+        sharded.session = _session(rank, size, device) if size > 1 else None
+        self._accelerated = accelerate(self._model, sharded) if device.type == "cuda" else None
+        self._identity = (size,)
+        attention_kernel("auto").__enter__()  # until this process ends
+
+    def prepare(self, pixels: int, mode: str) -> Callable[[], torch.Tensor]:
+        """A call on one image of `pixels` × `pixels`; its output is the latent's shape."""
+        if not self._stock and self._accelerated is not None:
+            self._accelerated.stop()
+            if mode == "compiled":
+                self._accelerated.start(lambda line: print(line, flush=True), self._identity, True)
+        side, generator = pixels * 2 // PIXELS_PER_TOKEN, torch.Generator().manual_seed(1)
+
+        def randn(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator).to(self._device, self._dtype)
+
+        x, context = randn(1, 16, side, side), randn(1, self._shape.text, self._shape.context)
+        y = randn(1, self._shape.pooled)
+        guidance = torch.tensor([3.5], device=self._device, dtype=self._dtype)
+        time = torch.tensor([0.5], device=self._device)
+        return lambda: self._model(x, time, context, y=y, guidance=guidance, transformer_options={})
+
+
+def _session(rank: int, size: int, device: torch.device):
+    from dataclasses import replace
+
+    from xdit_comfyui.parallel_backend.sharding.collectives import new_sequence_groups
+    from xdit_comfyui.parallel_backend.sharding.session import Session
+    from xdit_comfyui.parallel_backend.sharding.symmetric import symmetric_exchange
+
+    groups = new_sequence_groups([range(size)], size, 1)
+    if device.type == "cuda":
+        groups = replace(groups, symmetric=symmetric_exchange(groups.ulysses, rank, size, device))
+    return Session(groups)
+
+
+def _random_flux(shape: Shape, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+    from comfy.cli_args import args
+
+    args.cpu = device.type == "cpu"
+    import comfy.ldm.flux.model
+    import comfy.ops
+
+    model = comfy.ldm.flux.model.Flux(
+        in_channels=16,
+        out_channels=16,
+        vec_in_dim=shape.pooled,
+        context_in_dim=shape.context,
+        hidden_size=shape.heads * shape.head,
+        mlp_ratio=4.0,
+        num_heads=shape.heads,
+        depth=shape.double,
+        depth_single_blocks=shape.single,
+        axes_dim=list(shape.axes),
+        theta=10000,
+        patch_size=2,
+        qkv_bias=True,
+        guidance_embed=True,
+        txt_ids_dims=[],
+        device=device,
+        dtype=dtype,
+        operations=comfy.ops.disable_weight_init,
+    )
+    fill(model)
+    return model
+
+
+def fill(model: torch.nn.Module) -> None:
+    """Random weights that keep activations of order one, the same on every rank."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
+            parameter.normal_(0, fan_in**-0.5 if parameter.ndim > 1 else 0.1)
+            if "norm" in name and name.endswith(("weight", "scale")):
+                parameter.add_(1)
+    model.eval().requires_grad_(False)
