@@ -19,7 +19,7 @@ import pickle
 from dataclasses import dataclass, field
 from typing import Any
 
-from .config import Degrees
+from .config import REPLICATE, Degrees
 from .transport.blobs import Span
 
 # What a rank's main thread can be doing.
@@ -58,7 +58,9 @@ class ArenaMessage:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Read a request. `kind`: "sample" runs the whole guider in the ranks, "forward" serves single model calls."""
+    """Read a request. `kind`: "sample" runs the whole guider in the ranks, "forward" serves single model calls.
+    `weights`: one of config.WEIGHTS, but not "auto". `patches`, `warmup_steps`: of PipeFusion, as in ParallelConfig.
+    """
 
     request: int
     kind: str
@@ -70,6 +72,9 @@ class Prepare:
     compile: bool
     forget: list[bytes] = field(default_factory=list)
     keep_modules: list[bytes] = field(default_factory=list)
+    weights: str = REPLICATE
+    patches: int = 0
+    warmup_steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -117,11 +122,6 @@ class FreeMemory:
     """
 
     request: int
-
-
-@dataclass(frozen=True)
-class Ask:
-    """Every rank answers with Standing. `stacks`: with its Python stack, else with its memory and models."""
     ranks: tuple[int, ...]
     caches_only: bool = False
 
@@ -132,6 +132,11 @@ class ForgetModels:
 
     request: int
     keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Every rank answers with Standing. `stacks`: with its Python stack, else with its memory and models."""
 
     stacks: bool
 
@@ -165,12 +170,12 @@ class Memory:
 
     free: int
     total: int
+    cached: int = 0
 
 
 @dataclass(frozen=True)
 class Standing:
     """Where a rank's main thread is (`stack`: its innermost frames last; `collectives` as in Failed), or the memory of
-    cached: int = 0
     its device and `models`: (title, bytes of weights on the device) of those that it holds there.
     """
 

@@ -1,5 +1,7 @@
 """What `auto` makes of measured links."""
 
+from dataclasses import replace
+
 import pytest
 from xdit_comfyui.parallel_backend.config import Degrees, ParallelConfig
 from xdit_comfyui.parallel_backend.host.choose import Workload, choose
@@ -11,8 +13,8 @@ SLOW, FAST = (Links({(0, 1): Link(speed, 5e-5)}, None) for speed in (23e9, 260e9
 IMAGE, LARGE, VIDEO = (1, 16, 128, 128), (1, 16, 256, 256), (1, 16, 21, 60, 104)
 
 
-def flux(conditions=1, shape=IMAGE):
-    return Workload("Flux", FLUX, 24, conditions, shape)
+def flux(conditions=1, shape=IMAGE, steps=20):
+    return Workload("Flux", FLUX, 24, conditions, shape, steps=steps, blocks=57)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,19 @@ def flux(conditions=1, shape=IMAGE):
 def test_auto(work, ranks, links, degrees):
     choice = choose(ParallelConfig(), ranks, work, links)
     assert choice.degrees == degrees
-    assert ("23 GB/s" in choice.reason) == (degrees.ranks < ranks)
+    images = degrees.ranks == degrees.cfg * degrees.batch == ranks
+    assert ("23 GB/s" in choice.reason) == (links is SLOW and not images)
+
+
+def test_auto_names_pipefusion_for_slow_links_and_leaves_it_to_the_person():
+    def said(work, ranks=2, links=SLOW):
+        return "approximate: strategy manual" in choose(ParallelConfig(), ranks, work, links).reason
+
+    assert said(flux()) and said(flux(shape=LARGE))
+    reason = choose(ParallelConfig(), 4, flux(conditions=2), SLOW).reason
+    assert reason.endswith("strategy manual, cfg 2 × pipefusion 2")
+    assert not said(flux(), links=FAST) and not said(flux(steps=4)) and not said(flux(conditions=2))
+    assert not said(replace(flux(), blocks=0)) and not said(replace(flux(), undivided_blocks="blocks are replaced"))
 
 
 def test_who_refuses_idle_devices_gets_none_and_manual_is_obeyed():

@@ -106,7 +106,7 @@ class BenchmarkSeam(Seam):
         """
         guider = executor.class_obj
         patcher = guider.model_patcher
-        work = workload(guider, arguments["noise"])
+        work = workload(guider, arguments)
         own = patcher.parallel_config
         asked = own or ParallelConfig()
         devices = resolve(asked.devices)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ..config import ConfigError, Degrees, ParallelConfig
+from ..config import REPLICATE, ConfigError, Degrees, ParallelConfig
 from ..sharding.plan import Plan
 from .links import Links
 
+STEPS_FOR_PIPEFUSION = 8  # fewer leave little to gain after its exact first ones
 SMALL_LATENT = 128 * 128  # positions of a latent up to which whole images are divided rather than their tokens
 
 
@@ -17,7 +18,8 @@ class Workload:
     """What a choice depends on. `conditions`: how many each guided call evaluates; `heads`: None without a plan.
 
     `together`: the patch for which all conditions must be rows of one model call, or None. `compiles`: whether there is
-    something to compile or to capture.
+    something to compile or to capture. `hook_lora`: whether weights change between model calls. `steps`: of the
+    sampler; `blocks`: how many PipeFusion can divide; `undivided_blocks`: why it cannot for this request, or "".
     """
 
     architecture: str
@@ -27,6 +29,10 @@ class Workload:
     latent_shape: tuple[int, ...]
     together: str | None = None
     compiles: bool = False
+    hook_lora: bool = False
+    steps: int = 0
+    blocks: int = 0
+    undivided_blocks: str = ""
 
     @property
     def images(self) -> int:
@@ -36,11 +42,15 @@ class Workload:
 
 @dataclass(frozen=True)
 class Choice:
+    """`weights`: one of config.WEIGHTS, not "auto"; host/fit.py says which."""
+
     degrees: Degrees
     reason: str
+    weights: str = REPLICATE
 
     def __str__(self) -> str:
-        return f"{self.degrees} ({self.reason})"
+        weights = "" if self.weights == REPLICATE else f", weights: {self.weights}"
+        return f"{self.degrees}{weights} ({self.reason})"
 
 
 def choose(
@@ -87,11 +97,33 @@ def _auto(ranks: int, work: Workload, links: Links | None) -> Choice:
     small = math.prod(work.latent_shape[2:]) <= SMALL_LATENT
     if images % rest == 0 and small:
         return Choice(by_images, facts)
-    if links is not None and not links.fast and small:
-        slow = f"at {links.bandwidth / 1e9:.0f} GB/s between the GPUs dividing images this small gains nothing"
-        return Choice(by_images, f"{facts}; {slow}")
-    ulysses = max(part for part in range(1, rest + 1) if rest % part == 0 and part <= work.heads)
-    return Choice(Degrees(ulysses=ulysses, ring=rest // ulysses, cfg=cfg), f"{facts}, {work.heads} heads")
+    if links is None or links.fast or rest == 1:
+        return Choice(_sequence(rest, work.heads, cfg), f"{facts}, {work.heads} heads")
+    speed = f"at {links.bandwidth / 1e9:.0f} GB/s between the GPUs"
+    instead = _pipeline_instead(rest, cfg, work)
+    if small:
+        return Choice(by_images, f"{facts}; {speed} dividing images this small gains nothing{instead}")
+    return Choice(_sequence(rest, work.heads, cfg), f"{facts}, {work.heads} heads; {speed} that gains little{instead}")
+
+
+def _pipeline_instead(rest: int, cfg: int, work: Workload) -> str:
+    """What the person may set for slow links. `auto` does not take it by itself: it approximates."""
+    if not 1 < rest <= work.blocks or work.undivided_blocks or work.steps < STEPS_FOR_PIPEFUSION:
+        return ""
+    return f". Faster, but approximate: strategy manual, {Degrees(cfg=cfg, pipefusion=rest)}"
+
+
+def by_tokens(ranks: int, work: Workload) -> Choice | None:
+    """Every rank on a share of the tokens; None where that cannot be."""
+    if ranks == 1 or work.plan is None:
+        return None
+    return Choice(_sequence(ranks, work.heads, cfg=1), "tokens")
+
+
+def _sequence(ranks: int, heads: int, cfg: int) -> Degrees:
+    """As much Ulysses as there are heads for, the rest ring."""
+    ulysses = max(part for part in range(1, ranks + 1) if ranks % part == 0 and part <= heads)
+    return Degrees(ulysses=ulysses, ring=ranks // ulysses, cfg=cfg)
 
 
 def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
@@ -109,13 +141,7 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
             )
         reason = f"asked for {degrees}; {work.architecture} has no sharding plan"
         degrees = Degrees(cfg=degrees.cfg, batch=degrees.batch)
-    if degrees.pipefusion > 1 and (work.plan is None or not work.plan.stages):
-        raise ConfigError(
-            f"pipefusion {degrees.pipefusion}: the blocks of {work.architecture} cannot be divided into stages; set"
-            " pipefusion to 1" + instead
-        )
-    if config.weights not in ("auto", "replicate"):
-        raise ConfigError(f"weights {config.weights!r} cannot be had yet; use replicate")
+    _check_stages(degrees.pipefusion, work, instead)
     if work.heads is not None and degrees.ulysses > work.heads:
         raise ConfigError(
             f"ulysses {degrees.ulysses} is more than the {work.heads} heads of {work.architecture}; possible on"
@@ -137,6 +163,24 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
             f" {max(1, work.conditions)} at most{instead}"
         )
     return Choice(degrees, reason)
+
+
+def _check_stages(stages: int, work: Workload, instead: str) -> None:
+    """Raises ConfigError when PipeFusion cannot have so many stages."""
+    if stages == 1:
+        return
+    if work.blocks == 0:
+        raise ConfigError(
+            f"pipefusion {stages}: the blocks of {work.architecture} cannot be divided into stages; set pipefusion to 1"
+            + instead
+        )
+    if stages > work.blocks:
+        raise ConfigError(
+            f"pipefusion {stages} needs {stages} blocks, {work.architecture} has {work.blocks}; set pipefusion to"
+            f" {work.blocks} at most{instead}"
+        )
+    if work.undivided_blocks:
+        raise ConfigError(f"pipefusion {stages}: {work.undivided_blocks}; set pipefusion to 1{instead}")
 
 
 def _possible(sequence: int, heads: int) -> str:

@@ -53,6 +53,9 @@ def prepare(group: ProcessGroup, kind: str, payload: Any, degrees: Degrees, conf
             config.compile == "on",
             forget,
             list(stream.modules),
+            config.weights,
+            config.patches,
+            config.warmup_steps,
         )  # fmt: skip
     )
     answers = Answers(group, number)

@@ -15,6 +15,8 @@ import tqdm
 from ..config import ConfigError, Degrees, ParallelConfig
 from ..protocol import Finished, SampleRequest, Step
 from ..sharding.guided_call import patch_between_conditions
+from ..sharding.patches import replaced_blocks
+from ..sharding.pipeline.stages import staged_blocks
 from ..sharding.plan import class_path, heads_of
 from ..sharding.plans import plan_for
 from ..sharding.plans.kernels_only import KERNELS_ONLY
@@ -26,6 +28,7 @@ from .compiling import compile_wanted, count_sampled
 from .devices import resolve
 from .errors import OutOfMemory
 from .events import RunStarted, emit, observed, prompt_id
+from .fit import measured_room, with_weights
 from .group import ProcessGroup
 from .links import measured_links
 from .manager import manager
@@ -80,12 +83,14 @@ def _run(
     config = patcher.parallel_config or ParallelConfig()
     devices = resolve(config.devices)
     refuse_too_large(arguments["noise"], devices)
-    work = workload(guider, arguments["noise"])
-    if degrees is None:
-        choose(config, devices.size, work)  # what cannot be had is refused before anything starts
+    work = workload(guider, arguments)
+    if degrees is None:  # what cannot be had is refused before anything starts
+        with_weights(choose(config, devices.size, work), config, devices.size, work, None)
     group = manager.group(devices, config.may_leave_out)
     config = replace(config, compile="on" if compile_wanted(config, devices.kind, work) else "off")
-    choice = _choice(patcher, config, group, work, degrees)
+    room = measured_room(guider, arguments["noise"].shape, group, work.plan) if config.weights == "auto" else None
+    choice = with_weights(_choice(patcher, config, group, work, degrees), config, group.size, work, room)
+    config = replace(config, weights=choice.weights)
     logging.info("xDiT: %s on %s%s", choice, group.devices, ", compiled" if config.compile == "on" else "")
     if free_first:
         free(group)
@@ -129,14 +134,25 @@ def _sample_here(*run: Any) -> torch.Tensor:
         raise OutOfMemory(f"{error}. {ADVICE}", error.group_lives, final=True) from None
 
 
-def workload(guider: Any, noise: torch.Tensor) -> Workload:
+def workload(guider: Any, arguments: dict[str, Any]) -> Workload:
+    """`arguments`: those of `guider.outer_sample`."""
     model = guider.model_patcher.model.diffusion_model
     plan = plan_for(model)
     heads = heads_of(plan, model) if plan is not None else None
     together = patch_between_conditions(guider.model_options)
     compiles = plan is not None or class_path(model) in KERNELS_ONLY
     return Workload(
-        type(model).__qualname__, plan, heads, count_conditions(guider), tuple(noise.shape), together, compiles
+        type(model).__qualname__,
+        plan,
+        heads,
+        count_conditions(guider),
+        tuple(arguments["noise"].shape),
+        together,
+        compiles,
+        hook_lora=bool(guider.model_patcher.hook_patches),
+        steps=len(arguments["sigmas"]) - 1,
+        blocks=len(staged_blocks(model, plan)) if plan is not None else 0,
+        undivided_blocks=replaced_blocks(guider.model_options.get("transformer_options", {})),
     )
 
 

@@ -9,19 +9,20 @@ import comfy.model_management
 import torch
 import torch.distributed as dist
 
-from ..protocol import Forward
+from ..protocol import Forward, Prepare
+from ..sharding.pipeline.pipelined import Schedule
 from .accelerate import accelerated
 from .agreement import Agreement
 from .kernels import attention_kernel
 from .mesh import Mesh, Meshes
 from .reader import RequestReader
-from .sampling import sharded
+from .sampling import pipelined, sharded
 
 
 class ForwardServer:
     """Serves the model calls of one prepared "forward" request; `close` ends it."""
 
-    def __init__(self, reader: RequestReader, mesh: Mesh, meshes: Meshes, attention: str, compile: bool):
+    def __init__(self, reader: RequestReader, mesh: Mesh, meshes: Meshes, options: Prepare):
         self._reader = reader
         self._mesh = mesh
         self._model = reader.patchers[0].model
@@ -29,9 +30,11 @@ class ForwardServer:
         self._session = None
         if mesh.takes_part:
             self._session = self._contexts.enter_context(sharded(reader.patchers, mesh, meshes))
-            if compile:
-                self._contexts.enter_context(accelerated(reader.patchers, mesh, attention, self._session.note))
-            self._contexts.enter_context(attention_kernel(attention))
+            if options.compile:
+                self._contexts.enter_context(accelerated(reader.patchers, mesh, options.attention, self._session.note))
+            self._contexts.enter_context(attention_kernel(options.attention))
+            schedule = Schedule(options.patches, options.warmup_steps)
+            self._contexts.enter_context(pipelined(reader.patchers, mesh, self._session, schedule))
             reader.patchers[0].pre_run()
 
     def call(self, message: Forward, cancelled: threading.Event) -> tuple[torch.Tensor | None, tuple[str, ...]]:

@@ -18,6 +18,7 @@ import comfy.model_management
 import torch
 import torch.distributed as dist
 
+from ..config import REPLICATE
 from ..protocol import (
     IDLE,
     LOADING,
@@ -25,8 +26,8 @@ from ..protocol import (
     Discard,
     Failed,
     Finished,
-    Forward,
     ForgetModels,
+    Forward,
     FreeMemory,
     Go,
     Prepare,
@@ -49,12 +50,14 @@ from . import prompt_server
 from .forward import ForwardServer
 from .link import HostLink
 from .mesh import Meshes
+from .placement import place
 from .probe import probe
 from .pulse import Pulse
 from .reader import RequestReader
 from .sampling import sample
 from .steps import StepSender
 from .store import ModelStore
+from .weight_groups import WeightGroups
 
 VERSIONS = ("torch", "xfuser", "diffusers", "safetensors", "cloudpickle")
 
@@ -86,13 +89,14 @@ class Rank:
         self._pulse = pulse
         self._device = device
         self._meshes = Meshes(device)
+        self._weight_groups = WeightGroups()
         models = ModelStore(device, attach_plan)
         self._reader = RequestReader(device, models)
+        pulse.resident = lambda: models.resident() + self._reader.modules.resident()
         self._prepared: tuple[Prepare, Any] | None = None
         self._forward: ForwardServer | None = None
 
     def serve(self) -> None:
-        pulse.resident = lambda: models.resident() + self._reader.modules.resident()
         while True:
             message, descriptors = self._link.commands.get()
             if isinstance(message, Shutdown):
@@ -127,6 +131,7 @@ class Rank:
         try:
             request = self._reader.read(message)
             stage = "load"
+            place(self._reader.patchers, message.weights, message.degrees, self._rank)
             comfy.model_management.load_models_gpu(self._reader.patchers)
         except Exception as error:
             self._end(message.request)
@@ -139,8 +144,12 @@ class Rank:
         self._pulse.sampling(self._link.cancelled(message.request))
         try:
             mesh = self._meshes.get(message.degrees)
+            if message.weights != REPLICATE:
+                group = self._weight_groups.get(message.degrees)
+                for patcher in self._reader.patchers:
+                    patcher.model.xdit_weights.start(group)
             if message.kind == "forward":
-                self._forward = ForwardServer(self._reader, mesh, self._meshes, message.attention, message.compile)
+                self._forward = ForwardServer(self._reader, mesh, self._meshes, message)
                 return
             if not mesh.takes_part:
                 self._finish(message.request)
@@ -161,8 +170,7 @@ class Rank:
                 self._reader.patchers,
                 mesh,
                 self._meshes,
-                message.attention,
-                message.compile,
+                message,
                 self._link.cancelled(message.request),
                 steps if wanted else None,
             )
@@ -233,6 +241,8 @@ class Rank:
             self._forward.close()
             self._forward = None
         self._prepared = None
+        for patcher in self._reader.patchers:
+            patcher.model.xdit_weights.stop()
         self._reader.patchers = []
         self._link.done(request)
 
@@ -248,6 +258,7 @@ def give_back() -> None:
     """What is free in this process goes back to the device and to the system."""
     comfy.model_management.cleanup_models_gc()
     gc.collect()
+    comfy.model_management.soft_empty_cache()
     ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed below its newest allocation
 
 
@@ -258,6 +269,5 @@ def attach_plan(model: torch.nn.Module) -> None:
         model.xdit_sharded = ShardedModel(model.diffusion_model, plan)
 
 
-    comfy.model_management.soft_empty_cache()
 def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in VERSIONS}

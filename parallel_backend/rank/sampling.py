@@ -12,11 +12,12 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
 from ..outer_sample import call_outer_sample
-from ..protocol import SampleRequest
+from ..protocol import Prepare, SampleRequest
 from ..sharding.batch import BatchParallel
 from ..sharding.cfg import CfgParallel
 from ..sharding.engine import ShardedModel
 from ..sharding.guided_call import OURS
+from ..sharding.pipeline.pipelined import PipelinedModel, Schedule
 from ..sharding.session import Session
 from .accelerate import accelerated
 from .agreement import Agreement
@@ -28,14 +29,29 @@ from .mesh import Mesh, Meshes
 def sharded(patchers: list[Any], mesh: Mesh, meshes: Meshes) -> Iterator[Session]:
     """Sequence parallelism on every planned model of the request, for as long as the context lasts."""
     session = Session(mesh.sp, meshes.usp(mesh))
-    models = [found for found in (sharded_model(patcher.model) for patcher in patchers) if found is not None]
+    models = _planned(patchers)
     for model in models:
-        model.session = session if mesh.sp.size > 1 else None
+        model.session = session if mesh.sp.size > 1 or mesh.pipe is not None else None
     try:
         yield session
     finally:
         for model in models:
             model.session = model.call = None
+
+
+@contextlib.contextmanager
+def pipelined(patchers: list[Any], mesh: Mesh, session: Session, schedule: Schedule) -> Iterator[None]:
+    """The stages of every planned model, with PipeFusion, for as long as the context lasts."""
+    with contextlib.ExitStack() as stages:
+        for model in _planned(patchers) if mesh.pipe is not None else ():
+            stage = PipelinedModel(model, mesh.pipe, schedule, session.note)
+            stages.callback(stage.stop)
+            stage.start()
+        yield
+
+
+def _planned(patchers: list[Any]) -> list[ShardedModel]:
+    return [found for found in (sharded_model(patcher.model) for patcher in patchers) if found is not None]
 
 
 def sharded_model(model: torch.nn.Module) -> ShardedModel | None:
@@ -47,8 +63,7 @@ def sample(
     patchers: list[Any],
     mesh: Mesh,
     meshes: Meshes,
-    attention: str,
-    compile: bool,
+    options: Prepare,
     cancelled: threading.Event,
     on_step: Callable[[int, torch.Tensor, torch.Tensor, int], None] | None,
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
@@ -64,18 +79,40 @@ def sample(
         guider,
         get_all_wrappers(WrappersMP.OUTER_SAMPLE, guider.model_options, is_model_options=True),
     )
-    arguments = {**request.arguments, "callback": on_step, "disable_pbar": True}
+    schedule = Schedule(
+        options.patches, options.warmup_steps, len(request.arguments["sigmas"]) - 1, exact_because(guider.model_options)
+    )
+    arguments = {**request.arguments, "callback": _counting(schedule, on_step), "disable_pbar": True}
     with contextlib.ExitStack() as contexts:
         session = contexts.enter_context(sharded(patchers, mesh, meshes))
-        contexts.enter_context(attention_kernel(attention))
+        contexts.enter_context(attention_kernel(options.attention))
         contexts.enter_context(_agreed_memory(patchers, mesh))
-        if compile:
-            contexts.enter_context(accelerated(patchers, mesh, attention, session.note))
+        if options.compile:
+            contexts.enter_context(accelerated(patchers, mesh, options.attention, session.note))
+        contexts.enter_context(pipelined(patchers, mesh, session, schedule))
         _put_first(guider.model_options, WrappersMP.CALC_COND_BATCH, _dividers(mesh, session.note))
         _restore_rng(request.rng)
         agreement.stop_if_cancelled()
         latent = call_outer_sample(executor.execute, arguments)
     return latent, tuple(session.notes)
+
+
+def exact_because(model_options: dict[str, Any]) -> str:
+    """Why PipeFusion cannot tell a model call's tokens from those of the call before, or ""."""
+    if "context_handler" in model_options:
+        return "context windows show the model other frames in each call"
+    if "model_function_wrapper" in model_options:
+        return "a wrapper of the model function may show it other tokens in each call"
+    return ""
+
+
+def _counting(schedule: Schedule, on_step: Callable | None) -> Callable:
+    def stepped(*args) -> None:
+        schedule.done += 1
+        if on_step is not None:
+            on_step(*args)
+
+    return stepped
 
 
 def _dividers(mesh: Mesh, note: Callable[[str], None]) -> list[Callable]:

@@ -27,8 +27,8 @@ class Call:
     `whole`: the rest of the call is not divided; `inside`: the Blocks whose block runs now; `suspended`: a submodule
     with local attention runs inside it;
     `whole_queries`: one whose keys alone are split; `whole_arguments`: what patches inside the block see whole.
-    With a `pipeline`, `cache` holds the keys and values to use and to keep, `block` the number of the staged one that runs,
-    `made` the outputs of the patches before this one.
+    With a `pipeline`, `cache` holds the keys and values to use and to keep, `block` the number of the staged one that
+    runs, `made` the outputs of the patches before this one.
     """
 
     def __init__(self, session: Session, mode: Mode, pipeline: PipelinedModel | None = None):

@@ -20,6 +20,17 @@ class Mode(Enum):
     WHOLE = "whole"
 
 
+def replaced_blocks(options: dict[str, Any]) -> str:
+    """Why blocks cannot lie on different devices under these transformer_options, or ""."""
+    replaced = options.get("patches_replace", {})
+    if not any(replaced.get(name) for name in BLOCK_REPLACEMENTS):
+        return ""
+    return (
+        "this workflow replaces blocks of the model (skip-layer guidance and some adapters do), and PipeFusion has"
+        " each block on one device only"
+    )
+
+
 def mode_for(plan: Plan, options: dict[str, Any], inputs: dict[str, Any]) -> tuple[Mode, str]:
     """The mode, and for WHOLE the reason: a patch that looks inside the blocks, where tokens are split.
 

@@ -17,7 +17,7 @@ from ..call import Call
 from ..engine import ShardedModel
 from ..errors import ShardingError
 from ..modules import argument_names, bind, blocks_at, module_at
-from ..patches import BLOCK_REPLACEMENTS, Mode
+from ..patches import Mode, replaced_blocks
 from .handover import Pipe
 from .keys_values import ConditionCache
 from .stages import StagedBlock, stage_spans, staged_blocks
@@ -34,7 +34,7 @@ class PatchDone(Exception):
 
 @dataclass
 class Schedule:
-    """How a request flows: `patches` (0: by size), `warmup` steps computed exactly, out of `steps` (None: not known;
+    """How a request flows: `patches` (0: by size), `warmup` steps computed exactly, out of `steps` (None: not known,
     then evaluations are counted). `exact`: why every call must be computed exactly, or "". `done`: steps so far.
     """
 
@@ -116,22 +116,14 @@ class PipelinedModel:
         """(number of this patch, number of patches)"""
         return self._patch, max(self._patches, 1)
 
-    def _check(self, options: dict[str, Any]) -> None:
-        """Raises ShardingError for what cannot run in stages."""
-        replaced = options.get("patches_replace", {})
-        if any(replaced.get(name) for name in BLOCK_REPLACEMENTS):
-            raise ShardingError(
-                "this workflow replaces blocks of the model (skip-layer guidance and some adapters do), and PipeFusion"
-                " has each block on one device only; set pipefusion to 1"
-            )
-
     def begin(self, call: Call | None, options: dict[str, Any], inputs: tuple) -> None:
         """A model call begins: in how many patches, and with which cache. `call` is None for one that is not divided.
 
         The choice must be, and is, the same on all stages.
         """
         self._patches, self._patch = 1, 0
-        self._check(options)
+        if (why := replaced_blocks(options)) != "":
+            raise ShardingError(f"{why}; set pipefusion to 1")
         if call is None:
             return
         key, schedule = _conditions(options, inputs), self._schedule
