@@ -1,4 +1,4 @@
-"""What a rank does with a model whose weights are divided: it runs, and its output is held against the whole model's."""
+"""What a rank does with a model whose weights are divided: runs it, and holds its output against the whole one's."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ class Figures:
 
 
 class WeightsSide(ModelSide):
-    """Answers ("divided", case name, ulysses, ring, offload) and ("files", model, lora, world size, weights) too."""
+    """Answers ("divided", case name, ulysses, ring, offload), ("compiled and divided", case name, ulysses) and
+    ("files", model, lora, world size, weights) too.
+    """
 
     def __init__(self):
         super().__init__()
@@ -46,6 +48,8 @@ class WeightsSide(ModelSide):
     def answer(self, verb: str, name: str, *arguments):
         if verb == "divided":
             return self._divided(self._cases[name], *arguments)
+        if verb == "compiled and divided":
+            return self._compiled_and_divided(self._cases[name], *arguments)
         if verb == "files":
             return self._files(name, *arguments)
         return super().answer(verb, name, *arguments)
@@ -54,34 +58,62 @@ class WeightsSide(ModelSide):
         """The error of a model call against one device, whether three calls gave exactly what replicated weights give,
         and the parameters that are not stand-ins between calls.
         """
-        import torch.distributed as dist
-        from xdit_comfyui.parallel_backend.config import Degrees
-        from xdit_comfyui.parallel_backend.rank.placement import divided
-        from xdit_comfyui.parallel_backend.rank.weights import Weights
-        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
-        from xdit_comfyui.parallel_backend.sharding.plans import plan_for
-        from xdit_comfyui.parallel_backend.sharding.session import Session
-
         model = case.model()
         whole = self._whole_output(case, model)
-        sharded = ShardedModel(model, plan_for(model))
-        sharded.session = Session(self._mesh(ulysses, ring).sp)
+        sharded = self._sharded(model, ulysses, ring)
         replicated = run(model, case)
-
-        degrees = Degrees(ulysses, ring)
-        weights = Weights(Holder(model), torch.device("cpu"), case.name)
-        placement = divided(model, sharded.plan, degrees, dist.get_rank(), offload)
-        weights.place(placement)
-        weights.materialise()
-        weights.start(self._groups.get(degrees))
+        weights = self._divide(model, sharded.plan, ulysses, ring, offload)
         outputs = [run(model, case) for _ in range(3)]
         weights.stop()
         inside = [
             name
             for name, parameter in model.named_parameters()
-            if any(name.startswith(f"{path}.") for path in placement.divided) and not parameter.isnan().all()
+            if weights.held(f"diffusion_model.{name}").value == "cut" and not parameter.isnan().all()
         ]
         return relative_error(outputs[0], whole), all(torch.equal(one, replicated) for one in outputs), inside
+
+    def _compiled_and_divided(self, case, ulysses: int) -> tuple[float, int, int, list[str]]:
+        """The error of a compiled call, how many graphs were compiled for replicated weights, and how many more when
+        these were divided, and the notes.
+        """
+        from torch._dynamo.utils import counters
+        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
+
+        model, notes = case.model(), []
+        whole = self._whole_output(case, model)
+        sharded = self._sharded(model, ulysses, 1)
+        accelerate(model, sharded, backend="aot_eager").start(notes.append, (), graphs=False)
+        begin = counters["stats"]["unique_graphs"]
+        run(model, case)
+        replicated = counters["stats"]["unique_graphs"]
+        weights = self._divide(model, sharded.plan, ulysses, 1, offload=False)
+        output = [run(model, case) for _ in range(3)][-1]
+        weights.stop()
+        divided = counters["stats"]["unique_graphs"]
+        return relative_error(output, whole), replicated - begin, divided - replicated, notes
+
+    def _sharded(self, model: torch.nn.Module, ulysses: int, ring: int):
+        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.plans import plan_for
+        from xdit_comfyui.parallel_backend.sharding.session import Session
+
+        sharded = ShardedModel(model, plan_for(model))
+        sharded.session = Session(self._mesh(ulysses, ring).sp)
+        return sharded
+
+    def _divide(self, model: torch.nn.Module, plan, ulysses: int, ring: int, offload: bool):
+        """Weights of `model`, divided and started."""
+        import torch.distributed as dist
+        from xdit_comfyui.parallel_backend.config import Degrees
+        from xdit_comfyui.parallel_backend.rank.placement import divided
+        from xdit_comfyui.parallel_backend.rank.weights import Weights
+
+        degrees = Degrees(ulysses, ring)
+        weights = Weights(Holder(model), torch.device("cpu"), type(model).__qualname__)
+        weights.place(divided(model, plan, degrees, dist.get_rank(), offload))
+        weights.materialise()
+        weights.start(self._groups.get(degrees))
+        return weights
 
     def _files(self, model: str, lora: str, size: int, weights: str) -> tuple[list[torch.Tensor], list[bool], Figures]:
         """A model file's outputs with replicated weights at each of STRENGTHS, whether divided weights gave the very
