@@ -35,6 +35,7 @@ class Site:
         self.client = client
         self.models = models
         self.flux = models.flux(256, 1, 1)
+        self.good = {"diffusion_models": self.flux, "checkpoints": models.flux_checkpoint(256, 1, 1)}
         self.cases = 0
         self._good = self.sampled(self.stock).latent
         assert relative_error(self.sampled(self.ours).latent, self._good) <= TOLERANCE
@@ -44,11 +45,15 @@ class Site:
     def folder(self, kind: str) -> Path:
         return self.models.models / kind
 
-    def stock(self, graph: Graph, name: str | None = None) -> Node:
+    def stock(self, graph: Graph, name: str | None = None, kind: str = "diffusion_models") -> Node:
+        if kind == "checkpoints":
+            return graph.add("CheckpointLoaderSimple", ckpt_name=name)
         return graph.add("UNETLoader", unet_name=name or self.flux, weight_dtype="default")
 
-    def ours(self, graph: Graph, name: str | None = None, **config) -> Node:
+    def ours(self, graph: Graph, name: str | None = None, kind: str = "diffusion_models", **config) -> Node:
         parallel = graph.parallel_config(DEVICES, **config)
+        if kind == "checkpoints":
+            return graph.add("XDiTCheckpointLoader", ckpt_name=name, parallel_config=parallel)
         return graph.add("XDiTLoader", unet_name=name or self.flux, weight_dtype="default", parallel_config=parallel)
 
     def sampled(self, loader: Callable[[Graph], Node], **inputs) -> Outcome:
@@ -83,13 +88,15 @@ class Site:
         assert not result.interrupted
         return Outcome(None if result.error else self.client.latent(result, saved.id), result.error)
 
-    def same_as_stock(self, may_refuse: bool = False, name: str | None = None, **inputs) -> Outcome:
+    def same_as_stock(
+        self, may_refuse: bool = False, name: str | None = None, kind: str = "diffusion_models", **inputs
+    ) -> Outcome:
         """One case: stock ComfyUI and the ranks give the same latent, or both say what is wrong.
 
-        `may_refuse`: the ranks may refuse by name what stock ComfyUI samples.
+        `name`: of a file of models/`kind`. `may_refuse`: the ranks may refuse by name what stock ComfyUI samples.
         """
-        stock = self.sampled(lambda graph: self.stock(graph, name), **inputs)
-        ours = self.sampled(lambda graph: self.ours(graph, name), **inputs)
+        stock = self.sampled(lambda graph: self.stock(graph, name, kind), **inputs)
+        ours = self.sampled(lambda graph: self.ours(graph, name, kind), **inputs)
         self.case_done()
         if stock.error is None and ours.error is None:
             assert_same(ours.latent, stock.latent)
