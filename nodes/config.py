@@ -121,7 +121,8 @@ class XDiTParallelConfig(io.ComfyNode):
                     default="auto",
                     optional=True,
                     tooltip="replicate: every device holds the whole model. shard: each holds its share of every block,"
-                    " and blocks are put together just in time. auto: by what fits.",
+                    " and blocks are put together just in time. shard + offload: the shares rest in host memory. auto:"
+                    " the first of these that fits.",
                     advanced=True,
                 ),
             ],

@@ -43,11 +43,12 @@ class Footprint:
     def whole(self) -> int:
         return self.blocks + self.rest
 
-    def on_a_rank(self, weights: str, count: int) -> int:
-        """What one of `count` ranks that share the blocks holds on its device: two blocks are whole there."""
+    def on_a_rank(self, weights: str, degrees: Degrees) -> int:
+        """What a rank holds on its device. Of blocks that are divided over a sequence, two are whole there."""
+        blocks = self.blocks // degrees.pipefusion
         if weights == REPLICATE:
-            return self.whole
-        return self.rest + 2 * self.largest + (self.blocks // count if weights == SHARD else 0)
+            return self.rest + blocks
+        return self.rest + 2 * self.largest + (blocks // degrees.sequence if weights == SHARD else 0)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Room:
 
     def needed(self, weights: str, degrees: Degrees) -> int:
         shared = self.activations // (degrees.sequence * degrees.batch)
-        return self.footprint.on_a_rank(weights, degrees.sequence) + shared + self.least
+        return self.footprint.on_a_rank(weights, degrees) + shared + self.least
 
 
 def measured_room(guider: Any, noise_shape: torch.Size, group: ProcessGroup, plan: Plan | None) -> Room | None:

@@ -8,10 +8,13 @@ import comfy.model_management
 import comfy.sampler_helpers
 import torch
 
+from ..sharding.plans import plan_for
+from .choose import Choice
+from .fit import Footprint
 from .group import ProcessGroup
 
 
-def make_room(guider: Any, noise_shape: torch.Size, group: ProcessGroup, model: str) -> None:
+def make_room(guider: Any, noise_shape: torch.Size, group: ProcessGroup, model: str, choice: Choice) -> None:
     """Unload ComfyUI's models from the ranks' GPUs as far as this run needs the memory. `model`: its identity key.
 
     What the ranks hold must not be in ComfyUI's list of loaded models meanwhile. Where a rank holds the weights
@@ -22,8 +25,9 @@ def make_room(guider: Any, noise_shape: torch.Size, group: ProcessGroup, model: 
     patcher = guider.model_patcher
     activations, _ = comfy.sampler_helpers.estimate_memory(patcher, list(noise_shape), guider.conds)
     activations += comfy.model_management.minimum_inference_memory()
-    weights = sum(value.nbytes for value in patcher.model.diffusion_model.state_dict().values())
+    footprint = Footprint.of(patcher.model, plan_for(patcher.model.diffusion_model))
+    weights = footprint.on_a_rank(choice.weights, choice.degrees)
     for rank, index in enumerate(group.devices.indices):
-        resident = model in group.held.latest and group.held.weights(rank) > 0
-        needed = activations if resident else activations + weights
+        held = group.held.weights(rank) if model in group.held.latest else 0
+        needed = activations + max(0, weights - held)
         comfy.model_management.free_memory(needed, torch.device("cuda", index))

@@ -97,7 +97,7 @@ def _run(
     model = patcher.identity().key
     if superseded := group.held.superseded(prompt_id(), model):
         forget(group, superseded)
-    make_room(guider, arguments["noise"].shape, group, model)
+    make_room(guider, arguments["noise"].shape, group, model, choice)
     emit(RunStarted(prompt_id(), group.devices, str(choice.degrees)))
     started = time.monotonic()
     try:

@@ -1,0 +1,85 @@
+"""Where `auto` puts a model's weights, by what fits."""
+
+import pytest
+from xdit_comfyui.parallel_backend.config import ConfigError, Degrees, ParallelConfig
+from xdit_comfyui.parallel_backend.host.choose import Workload, choose
+from xdit_comfyui.parallel_backend.host.fit import Footprint, Room, with_weights
+from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
+
+GIB = 2**30
+FOOTPRINT = Footprint(blocks=22 * GIB, largest=GIB // 2, rest=GIB)  # as FLUX.1-dev in bf16
+
+
+def flux(conditions=1, plan=FLUX, **more):
+    return Workload("Flux", plan, 24 if plan else None, conditions, (1, 16, 128, 128), **more)
+
+
+def placed(free, work=None, ranks=2, activations=2, **config):
+    work, config = work or flux(), ParallelConfig(**config)
+    room = Room(FOOTPRINT, free * GIB, activations * GIB, GIB)
+    return with_weights(choose(config, ranks, work), config, ranks, work, room)
+
+
+@pytest.mark.parametrize(
+    ("free", "ranks", "weights"),
+    [
+        (25, 2, "replicate"),
+        (24, 2, "shard"),
+        (15, 2, "shard"),
+        (14, 2, "shard + offload"),
+        (4, 2, "shard + offload"),
+        (9, 4, "shard"),
+    ],
+)
+def test_the_first_that_fits(free, ranks, weights):
+    choice = placed(free, ranks=ranks)
+    assert choice.weights == weights
+    said = f"23.0 GiB do not fit in {free}.0 GiB free" in str(choice)
+    assert said == (weights != "replicate")
+
+
+def test_conditions_make_way_for_tokens_where_weights_have_to_be_divided():
+    guided = flux(conditions=2)
+    assert placed(25, guided, activations=1).degrees == Degrees(cfg=2)
+    choice = placed(20, guided)
+    assert (choice.degrees, choice.weights) == (Degrees(ulysses=2), "shard")
+    choice = placed(16, guided, ranks=4)
+    assert (choice.degrees, choice.weights) == (Degrees(cfg=2, ulysses=2), "shard")
+    choice = placed(9, guided, ranks=4)
+    assert (choice.degrees, choice.weights) == (Degrees(ulysses=4), "shard")
+    manual = placed(20, guided, strategy="manual", degrees=Degrees(cfg=2))
+    assert (manual.degrees, manual.weights) == (Degrees(cfg=2), "replicate"), "as it was asked for"
+
+
+def test_what_fits_nowhere_is_refused_with_the_figures():
+    with pytest.raises(ConfigError, match="23.0 GiB do not fit in 3.0 GiB free .* 4.0 GiB with weights sharded"):
+        placed(3)
+
+
+def test_what_cannot_be_divided_is_tried_whole():
+    assert placed(3, flux(plan=None)).weights == "replicate"
+    assert placed(3, flux(hook_lora=True)).weights == "replicate"
+    assert placed(3, ranks=1).weights == "replicate"
+
+
+@pytest.mark.parametrize(
+    ("work", "ranks", "config", "said"),
+    [
+        (flux(plan=None), 2, {}, "Flux has no plan"),
+        (flux(), 1, {}, "set ulysses or ring above 1"),
+        (flux(conditions=2), 2, {"strategy": "manual", "degrees": Degrees(cfg=2)}, "with cfg 2 none do"),
+        (flux(blocks=57), 2, {"strategy": "manual", "degrees": Degrees(pipefusion=2)}, "PipeFusion divides"),
+        (flux(hook_lora=True), 2, {}, "hook LoRA"),
+    ],
+)
+def test_what_was_asked_for_and_cannot_be_had_is_refused(work, ranks, config, said):
+    with pytest.raises(ConfigError, match=said) as refused:
+        placed(100, work, ranks, weights="shard", **config)
+    assert "set" in str(refused.value)
+
+
+def test_what_was_asked_for_is_taken_whatever_fits():
+    assert placed(100, weights="shard").weights == "shard"
+    assert placed(100, weights="shard + offload").weights == "shard + offload"
+    assert placed(1, weights="replicate").weights == "replicate"
+    assert placed(100, flux(conditions=2), weights="shard").degrees == Degrees(ulysses=2), "auto divides tokens for it"
