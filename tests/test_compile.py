@@ -17,13 +17,13 @@ def sampled(lora=None, strength=1.0):
 def test_compiled_blocks_follow_the_weights(client, comfy, models):
     begin = len(comfy.log.read_text())
     latents = []
-    for build in (
-        sampled(),
-        sampled(models.flux_lora()),
-        sampled(models.flux_lora(), strength=0.3),
-        sampled(),
+    for build, options in (
+        (sampled(), {}),
+        (sampled(models.flux_lora()), {}),
+        (sampled(models.flux_lora(), strength=0.3), {"ulysses": 2, "weights": "shard"}),
+        (sampled(), {}),
     ):
-        stock, found = both(client, models, build, compile="on")
+        stock, found = both(client, models, build, compile="on", **options)
         assert relative_error(found, stock) <= TOLERANCE
         latents.append(found)
     said = comfy.log.read_text()[begin:]

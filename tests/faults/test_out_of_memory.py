@@ -25,6 +25,17 @@ def test_one_rank_runs_out_and_a_new_group_tries_again(faults):
     assert not faults.pids() & pids
 
 
+def test_a_rank_that_runs_out_while_it_reads_its_cut_of_the_weights(faults):
+    faults.latent()
+    pids, start = faults.pids(), faults.log_size
+    fault = {**OUT_OF_MEMORY, "place": "while reading weights", "call": 20}
+    faults.assert_right(seed=44, fault=fault, ulysses=2, weights="shard")
+    log = faults.log_since(start)
+    assert "out of memory on rank 1 (cpu) while loading" in log
+    assert "trying once more after freeing the ranks' memory" in log
+    assert faults.pids() == pids
+
+
 def test_a_second_failure_says_what_there_is_and_what_helps(faults):
     faults.latent()
     message = faults.error(within=60, fault={**OUT_OF_MEMORY, "rank": -1, "times": 2}).message

@@ -2,13 +2,15 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-PLACES = ("before the model call", "inside the model call", "while loading")
+READING = "while reading weights"
+PLACES = ("before the model call", "inside the model call", "while loading", READING)
 LONG = 3600.0
 
 
@@ -65,10 +67,26 @@ class Fault:
         self.__dict__.update(state)
         if self.place == "while loading" and dist.is_initialized():
             self.strike()
+        if self.place == READING and dist.is_initialized():
+            self.strike_while_reading()
+
+    def strike_while_reading(self) -> None:
+        """At the chosen parameter that is cut from its file from now on."""
+        (module,) = (sys.modules[name] for name in sys.modules if name.endswith(".parallel_backend.rank.unit"))
+        read = module.Unit.read
+
+        def reading(*args):
+            self.calls += 1
+            if self.calls == self.call:
+                module.Unit.read = read
+                self.strike()
+            return read(*args)
+
+        module.Unit.read = reading
 
     def __call__(self, executor, *args, **kwargs):
         self.calls += 1
-        if self.calls != self.call or self.place == "while loading":
+        if self.calls != self.call or self.place in ("while loading", READING):
             return executor(*args, **kwargs)
         if self.place == "before the model call":
             self.strike()

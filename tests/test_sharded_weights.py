@@ -1,0 +1,126 @@
+"""Weights divided over the ranks, through the real server: stock ComfyUI's latents, one cut of each block per rank."""
+
+import pytest
+from support.comfy_client import PromptFailed
+from support.parity import relative_error
+from support.prompts import Graph
+from support.ranks import rank_pids
+from support.tiny_models import SDXL_CONTEXT, SDXL_POOLED, WAN_CONTEXT
+
+TOLERANCE = 1e-5
+
+
+def flux(client, models, weights=None, lora=None, file=None, guidance=1.0, **parallel):
+    """The latent of a Flux run with that Parallel Config, or of stock ComfyUI where `weights` is None."""
+    graph = Graph()
+    options = {"unet_name": file or models.flux(512, 2, 2), "weight_dtype": "default"}
+    if weights is None:
+        model = graph.add("UNETLoader", **options)
+    else:
+        config = graph.parallel_config(**{"devices": "cpu:2", "ulysses": 2, **parallel}, weights=weights)
+        model = graph.add("XDiTLoader", **options, parallel_config=config)
+    if lora is not None:
+        name = models.flux_lora(512, 2, 2)
+        model = graph.add("LoraLoaderModelOnly", model=model, lora_name=name, strength_model=lora)
+    latent = graph.add("EmptySD3LatentImage", width=144, height=88, batch_size=1)
+    text = graph.flux_conditioning(1), graph.flux_conditioning(2, 33)
+    saved = graph.save(graph.sample("KSampler", model, text[0], latent, negative=text[1], cfg=guidance, steps=3))
+    return client.latent(client.run(graph.prompt), saved.id)
+
+
+def test_flux_while_a_lora_and_the_mode_change(client, comfy, models):
+    pids = None
+    for weights, lora in (
+        ("shard", None),
+        ("shard", 1.0),
+        ("shard", 0.4),
+        ("shard + offload", 0.4),
+        ("shard + offload", None),
+        ("replicate", 0.4),
+        ("shard", None),
+    ):
+        found = flux(client, models, weights, lora)
+        assert relative_error(found, flux(client, models, lora=lora)) <= TOLERANCE, (weights, lora)
+        pids = pids or rank_pids(comfy)
+        assert rank_pids(comfy) == pids, "no rank was restarted"
+
+
+def test_quantised_files(client, models):
+    """The rest of the formats: tests/models/test_divided_weights.py."""
+    for kind in ("float8_e4m3fn", "nvfp4"):
+        file = models.quantised_flux(kind, 512, 2, 2)
+        divided, replicated = (flux(client, models, weights, 1.0, file) for weights in ("shard", "replicate"))
+        assert (divided == replicated).all(), kind
+
+
+def test_wan(client, models):
+    def sampled(weights):
+        graph = Graph()
+        config = graph.parallel_config("cpu:2", ulysses=2, weights=weights)
+        model = graph.add("XDiTLoader", unet_name=models.wan(), weight_dtype="default", parallel_config=config)
+        model = graph.add("LoraLoaderModelOnly", model=model, lora_name=models.wan_lora(), strength_model=0.6)
+        text = graph.add("RandomConditioning", seed=1, tokens=17, context_dim=WAN_CONTEXT, pooled_dim=0, guidance=-1.0)
+        latent = graph.add("EmptyHunyuanLatentVideo", width=128, height=96, length=5, batch_size=1)
+        saved = graph.save(graph.sample("KSampler", model, text, latent, steps=2))
+        return client.latent(client.run(graph.prompt), saved.id)
+
+    assert relative_error(sampled("shard"), sampled("replicate")) <= TOLERANCE
+
+
+def error_of(client, graph) -> str:
+    with pytest.raises(PromptFailed) as failed:
+        client.run(graph.prompt)
+    return failed.value.result.error.message
+
+
+def test_what_cannot_be_divided_is_refused(client, models):
+    graph = Graph()
+    config = graph.parallel_config("cpu:2", cfg=2, weights="shard")
+    model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=config)
+    latent = graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1)
+    text = graph.flux_conditioning(1), graph.flux_conditioning(2)
+    graph.save(graph.sample("KSampler", model, text[0], latent, negative=text[1], cfg=3.0))
+    message = error_of(client, graph)
+    assert "weights 'shard'" in message and "set ulysses or ring above 1" in message
+
+    graph = Graph()
+    config = graph.parallel_config("cpu:2", weights="shard + offload")
+    model = graph.add("XDiTLoader", unet_name=models.sdxl(), weight_dtype="default", parallel_config=config)
+    latent = graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+    text = graph.add(
+        "RandomConditioning", seed=1, tokens=9, context_dim=SDXL_CONTEXT, pooled_dim=SDXL_POOLED, guidance=-1.0
+    )
+    graph.save(graph.sample("KSampler", model, text, latent))
+    message = error_of(client, graph)
+    assert "UNetModel has no plan" in message and "set weights to replicate" in message
+
+
+def test_a_hook_lora_is_refused_where_weights_are_divided(client, models):
+    graph = Graph()
+    config = graph.parallel_config("cpu:2", ulysses=2, weights="shard")
+    model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=config)
+    hooks = graph.add("CreateHookLoraModelOnly", lora_name=models.flux_lora(), strength_model=1.0)
+    text = graph.add(
+        "ConditioningSetProperties",
+        cond_NEW=graph.flux_conditioning(1),
+        strength=1.0,
+        set_cond_area="default",
+        hooks=hooks,
+    )
+    latent = graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1)
+    graph.save(graph.sample("KSampler", model, text, latent, negative=graph.flux_conditioning(1)))
+    message = error_of(client, graph)
+    assert "hook LoRA" in message and "set weights to replicate" in message
+
+
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        {"devices": "cpu:2", "ulysses": 1, "ring": 2},
+        {"devices": "cpu:4", "cfg": 2, "ulysses": 2},  # last: another group of ranks
+    ],
+    ids=str,
+)
+def test_flux_with_other_degrees(client, models, parallel):
+    stock = flux(client, models, lora=0.7, guidance=3.0)
+    assert relative_error(flux(client, models, "shard", lora=0.7, guidance=3.0, **parallel), stock) <= TOLERANCE
