@@ -52,5 +52,5 @@ def accelerate(diffusion_model: torch.nn.Module, sharded: ShardedModel | None, *
         return Accelerated(None, GraphedForward(diffusion_model, restart=lambda: None))
     open_to_the_compiler()
     torch._dynamo.config.recompile_limit = MOST_VARIANTS
-    graphs = GraphedForward(diffusion_model, sharded.restart) if sharded.plan.graphs else None
+    graphs = GraphedForward(diffusion_model, sharded.restart, sharded.situation) if sharded.plan.graphs else None
     return Accelerated(CompiledBlocks(diffusion_model, sharded.plan, **compiler), graphs)

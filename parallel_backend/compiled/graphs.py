@@ -50,16 +50,23 @@ class GraphedForward:
 
     What the kernels depend on beside shapes is given as an identity (degrees, attention kernel). Another one, and
     weights that lie elsewhere than at the last request, drop the graphs.
-    `restart()` puts the state of the model call back to its beginning after a capture that failed.
+    `restart()` puts the state of the model call back to its beginning after a capture that failed. `situation()` says
+    what else a call's kernels depend on, None for a call that cannot be captured.
     """
 
-    def __init__(self, model: torch.nn.Module, restart: Callable[[], None]):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        restart: Callable[[], None],
+        situation: Callable[[], Hashable | None] = lambda: (),
+    ):
         self.active = False
         self._model = model
         self._identity: Hashable = None
         self._addresses: Hashable = None
         self._check_addresses = True
         self._restart = restart
+        self._situation = situation
         self._note: Callable[[str], None]
         self._graphs: OrderedDict[Hashable, Graph] = OrderedDict()
         self._calls: Counter = Counter()
@@ -98,8 +105,8 @@ class GraphedForward:
             self._drop_if_moved()
         options = kwargs.get(OPTIONS) or {}
         leaves, structure = tree_flatten((args, {name: value for name, value in kwargs.items() if name != OPTIONS}))
-        key = _key(leaves, structure, options)
-        if key is None or key in self._refused:
+        key, situation = _key(leaves, structure, options), self._situation()
+        if key is None or situation is None or (key := (key, situation)) in self._refused:
             return self._original(*args, **kwargs)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if key not in self._graphs:

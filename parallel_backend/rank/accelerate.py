@@ -21,7 +21,7 @@ def accelerated(patchers: list[Any], mesh: Mesh, attention: str, note: Callable[
             model.xdit_accelerated = accelerate(model.diffusion_model, getattr(model, "xdit_sharded", None))
         if model.xdit_accelerated is not None:
             model.xdit_accelerated.start(
-                note, (mesh.degrees, attention), mesh.pipe is None and _graphs_are_safe(patcher)
+                note, (mesh.degrees, attention), _graphs_are_safe(patcher)
             )
             started.append(model.xdit_accelerated)
     try:

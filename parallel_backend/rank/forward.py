@@ -34,7 +34,7 @@ class ForwardServer:
                 self._contexts.enter_context(accelerated(reader.patchers, mesh, options.attention, self._session.note))
             self._contexts.enter_context(attention_kernel(options.attention))
             schedule = Schedule(options.patches, options.warmup_steps)
-            self._contexts.enter_context(pipelined(reader.patchers, mesh, self._session, schedule))
+            self._contexts.enter_context(pipelined(reader.patchers, mesh, self._session, schedule, options.compile))
             reader.patchers[0].pre_run()
 
     def call(self, message: Forward, cancelled: threading.Event) -> tuple[torch.Tensor | None, tuple[str, ...]]:

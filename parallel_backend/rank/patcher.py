@@ -64,6 +64,8 @@ class RankModelPatcher(comfy.model_patcher.ModelPatcher):
         if unpatch_all:
             if (accelerated := getattr(self.model, "xdit_accelerated", None)) is not None:
                 accelerated.drop()
+            if (sharded := getattr(self.model, "xdit_sharded", None)) is not None:
+                sharded.pipeline_memory.clear()
             self._weights.release()
             self.model.device = self.offload_device
         return model

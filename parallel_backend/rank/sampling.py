@@ -40,11 +40,13 @@ def sharded(patchers: list[Any], mesh: Mesh, meshes: Meshes) -> Iterator[Session
 
 
 @contextlib.contextmanager
-def pipelined(patchers: list[Any], mesh: Mesh, session: Session, schedule: Schedule) -> Iterator[None]:
-    """The stages of every planned model, with PipeFusion, for as long as the context lasts."""
+def pipelined(patchers: list[Any], mesh: Mesh, session: Session, schedule: Schedule, graphs: bool) -> Iterator[None]:
+    """The stages of every planned model, with PipeFusion, for as long as the context lasts. `graphs`: whether CUDA
+    graphs hold addresses.
+    """
     with contextlib.ExitStack() as stages:
         for model in _planned(patchers) if mesh.pipe is not None else ():
-            stage = PipelinedModel(model, mesh.pipe, schedule, session.note)
+            stage = PipelinedModel(model, mesh.pipe, schedule, session.note, keep_memory=graphs)
             stages.callback(stage.stop)
             stage.start()
         yield
@@ -89,7 +91,7 @@ def sample(
         contexts.enter_context(_agreed_memory(patchers, mesh))
         if options.compile:
             contexts.enter_context(accelerated(patchers, mesh, options.attention, session.note))
-        contexts.enter_context(pipelined(patchers, mesh, session, schedule))
+        contexts.enter_context(pipelined(patchers, mesh, session, schedule, options.compile))
         _put_first(guider.model_options, WrappersMP.CALC_COND_BATCH, _dividers(mesh, session.note))
         _restore_rng(request.rng)
         agreement.stop_if_cancelled()

@@ -8,7 +8,7 @@ code between blocks sees all tokens. Between two model calls nothing is sharded,
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +24,7 @@ from .residuals import shard_residuals
 from .session import Session
 
 if TYPE_CHECKING:
+    from .pipeline.keys_values import Memory
     from .pipeline.pipelined import PipelinedModel
 
 OVERRIDE = "optimized_attention_override"
@@ -40,6 +41,7 @@ class ShardedModel:
         self.plan = plan
         self.session: Session | None = None
         self.pipeline: PipelinedModel | None = None
+        self.pipeline_memory: dict[Hashable, Memory] = {}  # kept from the last request
         self.call: Call | None = None
         self._names = argument_names(model)
         model.register_forward_pre_hook(self._begin, with_kwargs=True)
@@ -108,6 +110,12 @@ class ShardedModel:
     def _whole_queries(self, whole: bool) -> None:
         if self.call is not None:
             self.call.whole_queries = whole
+
+    def situation(self) -> Hashable | None:
+        """What the kernels of the model call in progress depend on beside its inputs; None when it must not be
+        captured: PipeFusion's whole calls, whose stages tell each other what comes.
+        """
+        return self.pipeline.situation() if self.pipeline is not None else ()
 
     def restart(self) -> None:
         """Go back to the beginning of the model call in progress, whose forward ended early."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -41,9 +42,10 @@ class KeysValues:
         for here, there, count in spans:
             self.mask[..., there : there + count] = mask[..., here : here + count]
 
-    @property
-    def nbytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes
+    def fits(self, keys: torch.Tensor, length: int) -> bool:
+        """Whether this memory is for keys like these, of sequences of `length`."""
+        batch, heads, _, size = keys.shape
+        return self.keys.shape == (batch, heads, length, size) and self.keys.dtype == keys.dtype
 
 
 def _token_major(like: torch.Tensor, length: int) -> torch.Tensor:
@@ -51,31 +53,45 @@ def _token_major(like: torch.Tensor, length: int) -> torch.Tensor:
     return like.new_empty((batch, length, heads, size)).transpose(1, 2)
 
 
+_numbers = itertools.count()
+
+
+@dataclass
+class Memory:
+    """Keys and values by (block, number of its attention call). `number`: no two have the same, so that who holds their
+    addresses can tell them apart.
+    """
+
+    attentions: dict[tuple[int, int], KeysValues] = field(default_factory=dict)
+    number: int = field(default_factory=_numbers.__next__)
+
+
 @dataclass
 class ConditionCache:
     """What is kept of one set of conditions.
 
-    `attentions_here`: how many attentions this stage has; `streams`: lengths of the streams of tokens that its blocks
-    take, known after the first model call; `calls`: model calls so far; `needed`: bytes for all attentions here, and
-    whether they are `lacking`: then nothing is kept.
+    `attentions_here`: how many attentions this stage has; `memory`: theirs; `streams`: lengths of the streams of
+    tokens that its blocks take, known after the first model call; `calls`: model calls so far; `needed`: bytes for all
+    attentions here, and whether they are `lacking`: then nothing is kept.
     """
 
     attentions_here: int
+    memory: Memory
     streams: tuple[int, ...] = ()
     calls: int = 0
     needed: int = 0
     lacking: bool = False
-    _kept: dict[tuple[int, int], KeysValues] = field(default_factory=dict)
 
     def attention(self, place: tuple[int, int], keys: torch.Tensor, values: torch.Tensor, length: int) -> KeysValues:
         """The memory of the attention at `place` (block, number of its attention call), at first empty."""
-        if place in self._kept:
-            return self._kept[place]
+        kept = self.memory.attentions
+        if place in kept and kept[place].fits(keys, length):
+            return kept[place]
         if not self.needed:
             self.needed = (keys.nbytes + values.nbytes) // keys.shape[2] * length * self.attentions_here
             free = comfy.model_management.get_free_memory(keys.device)
             self.lacking = self.needed > free * SHARE_OF_FREE
         made = KeysValues.empty(keys, values, length)
         if not self.lacking:
-            self._kept[place] = made
+            kept[place] = made
         return made

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Hashable, Iterator
+import itertools
+from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..errors import ShardingError
 from ..modules import argument_names, bind, blocks_at, module_at
 from ..patches import Mode, replaced_blocks
 from .handover import Pipe
-from .keys_values import ConditionCache
+from .keys_values import ConditionCache, Memory
 from .stages import StagedBlock, stage_spans, staged_blocks
 
 OPTIONS = "transformer_options"
@@ -52,12 +53,20 @@ class Schedule:
 
 
 class PipelinedModel:
-    """The stages of `sharded.model`, from `start` to `stop`.
+    """The stages of `sharded.model`, from `start` to `stop`. `keep_memory`: that of the keys and values stays for the
+    next request, at the same addresses.
 
     Raises ShardingError from `start` when there are more stages than blocks.
     """
 
-    def __init__(self, sharded: ShardedModel, pipe: Pipe, schedule: Schedule, note: Callable[[str], None]):
+    def __init__(
+        self,
+        sharded: ShardedModel,
+        pipe: Pipe,
+        schedule: Schedule,
+        note: Callable[[str], None],
+        keep_memory: bool = False,
+    ):
         self._sharded = sharded
         self._model = sharded.model
         self._plan = sharded.plan
@@ -68,6 +77,7 @@ class PipelinedModel:
         self._own = stage_spans(self._blocks, pipe.stages.size)[pipe.stages.index]
         self._attentions = sum(1 + len(self._blocks[index].blocks.then) for index in self._own)
         self._caches: dict[Hashable, ConditionCache] = {}
+        self._keep_memory = keep_memory
         self._patches = self._patch = 0
         self._received = False
         self._once: dict[torch.nn.Module, Any] = {}
@@ -97,7 +107,21 @@ class PipelinedModel:
                 setattr(module, name, before)
         self._hooks.clear()
         self._originals.clear()
+        self._sharded.pipeline_memory = self._memory() if self._keep_memory else {}
         self._caches.clear()
+
+    def _memory(self) -> dict[Hashable, Memory]:
+        """The memory of these caches, by what another request's caches must be like to use it: conditions of the same
+        shapes in the same order.
+        """
+        found: dict[Hashable, Memory] = {}
+        for (_, shapes), cache in self._caches.items():
+            found[self._place(shapes, found)] = cache.memory
+        return found
+
+    def _place(self, shapes: Hashable, taken: Collection[Hashable]) -> Hashable:
+        where = (self._pipe.stages.size, self._sharded.session.sp.size, shapes)
+        return next((*where, number) for number in itertools.count() if (*where, number) not in taken)
 
     def _replace(self, module: torch.nn.Module, name: str, wrap: Callable[[Callable], Callable]) -> None:
         original = getattr(module, name)
@@ -116,6 +140,13 @@ class PipelinedModel:
         """(number of this patch, number of patches)"""
         return self._patch, max(self._patches, 1)
 
+    def situation(self) -> Hashable | None:
+        """As ShardedModel.situation."""
+        call = self._sharded.call
+        if call is None or not self.in_patches:
+            return None
+        return (self._patches, call.cache.memory.number)
+
     def begin(self, call: Call | None, options: dict[str, Any], inputs: tuple) -> None:
         """A model call begins: in how many patches, and with which cache. `call` is None for one that is not divided.
 
@@ -133,7 +164,11 @@ class PipelinedModel:
             return
         if schedule.steps is not None and schedule.warmup >= schedule.steps:
             return
-        cache = self._caches.setdefault(key, ConditionCache(attentions_here=self._attentions))
+        if key not in self._caches:
+            place = self._place(key[1], self._memory())
+            memory = self._sharded.pipeline_memory.pop(place, None) or Memory()
+            self._caches[key] = ConditionCache(self._attentions, memory)
+        cache = self._caches[key]
         if cache.calls and not schedule.warming(cache.calls):
             self._patches = self._choose_patches(cache.streams)
         cache.calls += 1
@@ -309,7 +344,7 @@ def _as_tuple(output: Any) -> tuple:
     return output if isinstance(output, tuple) else (output,)
 
 
-def _conditions(options: dict[str, Any], inputs: tuple) -> Hashable | None:
+def _conditions(options: dict[str, Any], inputs: tuple) -> tuple[Hashable, Hashable] | None:
     """What tells the model calls of one set of conditions from those of others."""
     if not options.get("uuids"):
         return None

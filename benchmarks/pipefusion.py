@@ -1,0 +1,166 @@
+"""One call of a full-size diffusion model as a pipeline over all GPUs, beside one GPU and ulysses.
+
+    python benchmarks/pipefusion.py --comfyui PATH --json FILE [--cases WORD ...] [--compiled]
+    NCCL_P2P_DISABLE=1 python benchmarks/pipefusion.py ...          # stands in for slow links
+
+Random bf16 weights, cuDNN's attention first. Prints for each case milliseconds a call (median), the ratios over one
+GPU, the relative difference from one GPU's output (a repeated call on the same latent finds keys and values as they
+would be fresh, so it should be as small as another way of computing makes it), and GiB of weights and in all at most.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from model_calls import CASES, ROOT, apart, chosen, random_model, timed
+
+GIB = 2**30
+WARM_CALLS = 5  # with a whole one first, then those before a CUDA graph is captured
+SLOW = os.environ.get("NCCL_P2P_DISABLE") == "1"
+IDENTITY = {"uuids": ["a condition"]}
+
+
+class Engine:
+    def __init__(self, model: torch.nn.Module, size: int, device: torch.device, compiled: bool):
+        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
+        from xdit_comfyui.parallel_backend.rank.mesh import Meshes
+        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.plans import plan_for
+
+        self._size = size
+        self._meshes = Meshes(device)
+        self._sharded = ShardedModel(model, plan_for(model))
+        self._accelerated = accelerate(model, self._sharded) if compiled else None
+
+    def mesh(self, **degrees):
+        from xdit_comfyui.parallel_backend.config import Degrees
+
+        return self._meshes.get(Degrees(**degrees))
+
+    def accelerate(self, *identity) -> None:
+        if self._accelerated is not None:
+            self._accelerated.start(lambda line: print(line, flush=True), identity, True)
+
+    def one(self, call):
+        self.accelerate("one")
+        self._sharded.session = None
+        return warm_and_timed(call)
+
+    def ulysses(self, call):
+        from xdit_comfyui.parallel_backend.sharding.session import Session
+
+        self.accelerate("ulysses")
+        groups = self.mesh(ulysses=self._size).sp
+        self._sharded.session = Session(replace(groups, symmetric=None) if SLOW else groups)
+        try:
+            return warm_and_timed(call)
+        finally:
+            self._sharded.session = None
+
+    def pipefusion(self, call, patches: int):
+        from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel, Schedule
+        from xdit_comfyui.parallel_backend.sharding.session import Session
+
+        self.accelerate("pipefusion", patches)
+        mesh = self.mesh(pipefusion=self._size)
+        session = self._sharded.session = Session(mesh.sp)
+        stage = PipelinedModel(self._sharded, mesh.pipe, Schedule(patches, 0), session.note)
+        stage.start()
+        try:
+            return warm_and_timed(call)
+        finally:
+            stage.stop()
+            self._sharded.session = None
+
+
+def warm_and_timed(call):
+    for _ in range(WARM_CALLS):
+        call()
+    return timed(call)
+
+
+def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None:
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl", store=dist.FileStore(store, size), rank=rank, world_size=size)
+    pack = types.ModuleType("xdit_comfyui")
+    pack.__path__ = [str(ROOT)]
+    sys.modules["xdit_comfyui"] = pack
+    from xdit_comfyui.parallel_backend.rank.kernels import attention_kernel
+
+    rows, model, built = [], None, None
+    for name in chosen(options.cases):
+        build, inputs = CASES[name]
+        if built != build.__qualname__:
+            model = engine = None
+            torch.cuda.empty_cache()
+            model, built = random_model(build), build.__qualname__
+            engine = Engine(model, size, device, options.compiled)
+        generator = torch.Generator("cuda").manual_seed(1)
+
+        def randn(*shape, generator=generator):
+            return torch.randn(shape, generator=generator, device="cuda", dtype=torch.bfloat16)
+
+        args, kwargs = inputs(randn)
+
+        def call(model=model, args=args, kwargs=kwargs):
+            return model(*args, transformer_options=dict(IDENTITY), **kwargs)
+
+        with attention_kernel("cudnn"):
+            one_ms, one = engine.one(call)
+            ways = {"ulysses": lambda: engine.ulysses(call)}  # noqa: B023
+            for patches in options.patches:
+                ways[f"pipefusion, {patches} patches"] = lambda patches=patches: engine.pipefusion(call, patches)  # noqa: B023
+            for way, measure in ways.items():
+                torch.cuda.reset_peak_memory_stats()
+                before = torch.cuda.memory_allocated()
+                ms, output = measure()
+                row = {
+                    "case": name, "gpus": size, "compiled": options.compiled, "p2p": not SLOW, "way": way,
+                    "one_gpu_ms": one_ms, "ms": ms, "over_one_gpu": one_ms / ms, "difference": apart(output, one),
+                    "gib_beside_the_weights": (torch.cuda.max_memory_allocated() - before) / GIB,
+                }  # fmt: skip
+                rows.append(row)
+                if rank == 0:
+                    print({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()}, flush=True)
+                    about = {
+                        "torch": torch.__version__,
+                        "gpu": torch.cuda.get_device_name(),
+                        "command": "pipefusion.py",
+                    }
+                    Path(options.json).write_text(json.dumps({"about": about, "rows": rows}, indent=1))
+    os._exit(0)  # without waiting for NCCL's own end
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", required=True)
+    parser.add_argument("--json", required=True)
+    parser.add_argument("--cases", nargs="*", default=["flux"], help="words of the names of the cases to run")
+    parser.add_argument("--patches", nargs="*", type=int, default=[4, 6, 8, 12])
+    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--rank", type=int)
+    parser.add_argument("--store")
+    options = parser.parse_args()
+    size = torch.cuda.device_count()
+    if options.rank is not None:
+        sys.path.insert(1, options.comfyui)
+        sys.argv = sys.argv[:1]
+        with torch.inference_mode():
+            serve(options.rank, size, options.store, options)
+    with tempfile.TemporaryDirectory() as folder:
+        shared = [sys.executable, __file__, *sys.argv[1:]]
+        ranks = [subprocess.Popen([*shared, "--rank", str(rank), "--store", f"{folder}/store"]) for rank in range(size)]
+        return max(abs(rank.wait()) for rank in ranks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
