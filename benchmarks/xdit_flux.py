@@ -72,6 +72,7 @@ class Run:
         command += ["--calls", str(options.calls), "--rows", str(options.rows), "--out", str(out)]
         command += ["--outputs", str(self.folder), "--store", str(self.folder / f"store-{time.monotonic_ns()}")]
         command += ["--pixels", *map(str, options.pixels), "--modes", *options.modes, *(["--tiny"] * options.tiny)]
+        command += ["--profile"] * options.profile
         with open(log, "w") as file:
             ranks = [
                 subprocess.Popen([*command, "--rank", str(rank)], stdout=file, stderr=subprocess.STDOUT)
@@ -93,6 +94,8 @@ class Run:
                 f"{engine} on {size}, {row['mode']}, {row['pixels']}²: {statistics.median(row['ms']):.2f} ms",
                 flush=True,
             )
+            if "profile" in row:
+                print("  ms of", {kind: round(ms, 2) for kind, ms in row["profile"].items()}, flush=True)
         print(f"{engine} on {size} took {self.took[engine, size]:.0f} s, exit codes {codes}", flush=True)
         self.write()
 
@@ -178,6 +181,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=5)
     parser.add_argument("--budget-seconds", type=float, default=540, help="nothing goes on after this")
     parser.add_argument("--engine-seconds", type=float, default=400, help="nor one engine on one number of GPUs")
+    parser.add_argument("--profile", action="store_true", help="also where the time of a call goes, by kernels")
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     options.pixels = options.pixels or ([128, 256] if options.tiny else [1024, 2048])

@@ -9,6 +9,7 @@ import torch
 from support.comfy_client import Event
 
 sys.path.append(str(Path(__file__).absolute().parents[1] / "benchmarks"))
+import scaling  # noqa: E402
 from chart import bars, svg  # noqa: E402
 from gpu_run.engines import engines  # noqa: E402
 from gpu_run.server import Speed, step_times  # noqa: E402
@@ -105,3 +106,35 @@ def test_xdit_is_compared_by_its_best_mode_on_as_many_gpus(tmp_path):
     assert (ours["ms"], ours["over_xdit"]) == (75.0, 1.2)
     assert ours["over_stock"] == pytest.approx(200 / 75) and theirs["over_xdit"] is None
     assert "1.20 ×" in run.table()
+
+
+def test_the_operations_of_a_flux_step_are_those_of_its_formula():
+    from gpu_run.models import flux
+    from gpu_run.models.limits import limit_ms, step_flops
+
+    job = flux.job(tiny=False)
+    case, width, text, image = job.cases[0], 3072, 512, 64 * 64
+    tokens = text + image
+    double = 19 * (
+        tokens * (4 + 8) * width**2 + 2 * 6 * width**2
+    )  # qkv, projection, MLP; modulation of one vector each
+    single = 38 * (tokens * (7 + 5) * width**2 + 3 * width**2)
+    attention = (19 + 38) * 2 * tokens**2 * width
+    ends = (image * 64 * 2 + text * 4096) * width + 3 * (256 + width) * width + (768 - 256) * width + 2 * width**2
+    products = double + single + attention + ends
+    assert step_flops(job, case) == pytest.approx(2 * products, rel=1e-5)
+    assert limit_ms(step_flops(job, case), ranks=2) == pytest.approx(47, rel=0.01)
+
+
+def test_scaling_is_drawn_of_the_fastest_engine_of_each_kind(tmp_path):
+    about = {"gpus": ["A GPU, 1 MiB, 1"]}
+    rows = [("stock", 1, 200.0), ("xDiT 1 GPU", 1, 160.0), ("xDiT 2 GPUs ring", 2, 110.0), ("xDiT 2 GPUs", 2, 100.0)]
+    speeds = [{"model": "M", "case": "1²", "engine": e, "ranks": r, "ms_per_step": ms} for e, r, ms in rows]
+    limits = [{"model": "M", "case": "1²", "ms_one_gpu": 80.0, "tflops": 790}]
+    contents = [{"about": about, "speeds": speeds}, {"about": about, "speeds": [], "limits": limits}]
+    (panel,) = scaling.panels(contents)
+    assert (panel.stock, panel.limit, panel.curves) == (200.0, 80.0, {"pack": {1: 160.0, 2: 100.0}})
+    assert panel.most == 5.0
+    image = scaling.picture(contents)
+    colours = {colour for _, colour in image.getcolors(1 << 20)}
+    assert image.width > 600 and (0x1A, 0x5F, 0x99) in colours

@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 import torch
 import torch.distributed as dist
+from step_profile import profiled
 
 from direct.shape import FLUX_DEV, TINY
 from direct.timing import timed
@@ -57,9 +58,11 @@ def serve(options: argparse.Namespace) -> None:
 
 
 def measured(engine, row: dict, options: argparse.Namespace) -> dict:
-    times, output = timed(engine.prepare(row["pixels"], row["mode"]), options.calls, options.rows)
+    call = engine.prepare(row["pixels"], row["mode"])
+    times, output = timed(call, options.calls, options.rows)
     off = off_one_gpu(output.float().cpu(), Path(options.outputs), row) if options.rank == 0 else None
-    return {"ms": times, "off_one_gpu": off}
+    found = {"ms": times, "off_one_gpu": off}
+    return {**found, "profile": profiled(call)} if options.profile else found
 
 
 def off_one_gpu(output: torch.Tensor, folder: Path, row: dict) -> float | None:
@@ -82,6 +85,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--pixels", type=int, nargs="+", required=True)
     parser.add_argument("--modes", nargs="+", required=True)
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     sys.path.insert(0, options.comfyui)

@@ -23,4 +23,13 @@ def job(tiny: bool) -> Job:
         return Case(f"{size}²", latent, 1.0, (tokens, tokens), steps, step_seconds)
 
     cases = (case(128, 0.5), case(192, 0.5)) if tiny else (case(1024, 0.2), case(2048, 1.05))
-    return Job("FLUX.1-dev", module, shape.context, shape.pooled, cases, guidance=3.5, file_name=published_name)
+    return Job(
+        "FLUX.1-dev",
+        module,
+        shape.context,
+        shape.pooled,
+        cases,
+        guidance=3.5,
+        file_name=published_name,
+        vector=shape.pooled,
+    )

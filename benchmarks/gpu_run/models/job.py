@@ -36,6 +36,7 @@ class Job:
     """One model. `module` makes ComfyUI's class on `meta`; `file_name` gives a parameter's name in the file.
 
     `context`, `pooled`, `guidance`: of the conditioning (pooled 0 and guidance below 0: none). `metadata`: of the file.
+    `vector`: width of the model's input "y", 0 without. `video`: an image is a video of one frame to the model.
     """
 
     title: str
@@ -47,6 +48,8 @@ class Job:
     scheduler: str = "simple"
     metadata: dict[str, str] = field(default_factory=dict)
     file_name: Callable[[str], str] = str
+    vector: int = 0
+    video: bool = False
 
     def shapes(self) -> dict[str, torch.Size]:
         return {self.file_name(name): value.shape for name, value in self.module().state_dict().items()}

@@ -58,6 +58,13 @@ class Run:
                 self.serve(name, job)
             except SERVER_ERRORS as error:
                 self.results.failure(f"{job.title}, ComfyUI", error)
+        self.limits()
+
+    def limits(self) -> None:
+        """Last, because counting keeps the CPU busy."""
+        for job in self.jobs.values():
+            for case in job.cases:
+                self.results.limit(job, case)
 
     def serve(self, name: str, job: Job) -> None:
         """A ComfyUI for each model, so that each finds the GPUs empty. Its file is written while ComfyUI starts."""
@@ -147,7 +154,8 @@ def main() -> int:
     jobs = {name: JOBS[name](options.tiny) for name in options.models}
     made = None if options.work else working_directory(max(file_bytes(job.shapes()) for job in jobs.values()))
     try:
-        Run(options, results, jobs, options.work or made).all()
+        run = Run(options, results, jobs, options.work or made)
+        run.limits() if options.only_limits else run.all()
     finally:
         if made:
             shutil.rmtree(made, ignore_errors=True)
@@ -166,6 +174,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--strategies", type=_names(STRATEGIES), default=["auto"], help="several GPUs once for each")
     parser.add_argument("--compile", choices=("off", "on"), default="off", help="what the pack does with the blocks")
     parser.add_argument("--budget-seconds", type=float, default=450, help="no case starts that would end after this")
+    parser.add_argument("--only-limits", action="store_true", help="count operations, measure nothing")
     parser.add_argument("--work", type=Path, help="keep model files here; without it a temporary directory is used")
     parser.add_argument("--server-flag", action="append", default=[], help="a further flag for ComfyUI")
     return parser.parse_args()

@@ -17,4 +17,4 @@ def job(tiny: bool) -> Job:
         )
 
     latent = ("EmptySD3LatentImage", {"width": size, "height": size, "batch_size": 1})
-    return Job("Qwen-Image", module, 3584, 0, (Case(f"{size}²", latent, 4.0, tokens, steps, 0.7),))
+    return Job("Qwen-Image", module, 3584, 0, (Case(f"{size}²", latent, 4.0, tokens, steps, 0.7),), video=True)

@@ -9,6 +9,7 @@ from ..engines import Engine
 from ..report import Report
 from ..server import Measured
 from .job import Case, Job
+from .limits import TFLOPS, limit_ms, step_flops
 
 LINE = "{:<24} {:<24} {:>12} {:>9} {:>14} {:>9} {:>13}  {}"
 KEYS = ("model", "case", "engine")
@@ -22,6 +23,7 @@ class Results(Report):
     speeds: list[dict] = field(default_factory=list)
     differences: list[dict] = field(default_factory=list)
     gpu_memory: list[dict] = field(default_factory=list)
+    limits: list[dict] = field(default_factory=list)
 
     def speed(self, job: Job, case: Case, engine: Engine, repeat: int, measured: Measured, divided: str) -> None:
         """`divided`: how the pack said it divides the work."""
@@ -42,6 +44,16 @@ class Results(Report):
         self.say(f"{job.title}, {case.name}, {engine.name}: {relative:.2e} from stock after {steps} step(s)")
         self.write()
 
+    def limit(self, job: Job, case: Case) -> None:
+        """Count the operations of a step, for the arithmetic limit."""
+        flops = step_flops(job, case)
+        row = {"model": job.title, "case": case.name, "flops": flops, "tflops": TFLOPS}
+        self.limits.append({**row, "ms_one_gpu": limit_ms(flops, 1)})
+        self.say(
+            f"{job.title}, {case.name}: {flops / 1e12:.1f} TFLOP a step, {limit_ms(flops, 1):.1f} ms at {TFLOPS}/s"
+        )
+        self.write()
+
     def table(self) -> str:
         lines = [
             self.machine(),
@@ -54,7 +66,25 @@ class Results(Report):
             faster = [f"{stock[name] / row[name]:.2f}" if stock else "-" for name in ("step", "node")]
             numbers = f"{row['step']:.1f}", faster[0], f"{row['node']:.1f}", faster[1]
             lines.append(LINE.format(f"{model} {case}", engine, *numbers, row["off"], row["divided"]))
-        return "\n".join(lines + self.ending())
+        return "\n".join([*lines, *self._limits(), *self.ending()])
+
+    def _limits(self) -> list[str]:
+        """How far the fastest engine on as many devices is from the arithmetic limit."""
+        lines = ["", "Arithmetic limit"] if self.limits else []
+        for limit in self.limits:
+            times: dict[tuple[int, str], list[float]] = {}
+            for row in self.speeds:
+                if (row["model"], row["case"]) == (limit["model"], limit["case"]):
+                    times.setdefault((row["ranks"], row["engine"]), []).append(row["ms_per_step"])
+            fastest: dict[int, float] = {}
+            for (ranks, _), ms in times.items():
+                fastest[ranks] = min(statistics.median(ms), fastest.get(ranks, float("inf")))
+            for ranks, ms in sorted(fastest.items()):
+                least = limit["ms_one_gpu"] / ranks
+                what = f"{ranks} device(s), {limit['tflops']} TFLOP/s each"
+                name = f"{limit['model']} {limit['case']}"
+                lines.append(LINE.format(name, what, f"{least:.1f}", "", "", "", "", f"reached: {least / ms:.0%}"))
+        return lines
 
     def medians(self) -> dict[tuple, dict]:
         """(model, case, engine) → milliseconds per step (steps alone, whole node), difference, division."""

@@ -39,4 +39,4 @@ def job(tiny: bool) -> Job:
         inputs = {"width": size, "height": size, "batch_size": batch}
         return Case(f"{size}², batch {batch}", (LATENT, inputs), 7.0, (77, 77), steps, step_seconds)
 
-    return Job("SDXL", module, 2048, 1280, (case(1, 0.12), case(4, 0.4)), scheduler="normal")
+    return Job("SDXL", module, 2048, 1280, (case(1, 0.12), case(4, 0.4)), scheduler="normal", vector=2816)
