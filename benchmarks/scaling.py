@@ -5,7 +5,8 @@
 Takes results of models_gpus.py (with the arithmetic limits that it counted, or those of a run with --only-limits) and
 of xdit_flux.py. A curve is how many times faster than stock ComfyUI on one GPU in the same run: the fastest engine of
 its kind on so many GPUs, by the median of its steps. The dashed line is the arithmetic limit: all operations of a step
-at the rate that the limits' file names, divided by the number of GPUs. Needs Pillow.
+at the rate that the limits' file names, divided by the number of GPUs. A case that is in several files is drawn from
+the first; one on a single number of GPUs is left out. Needs Pillow.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Panel:
     stock: float
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
     limit: float | None = None
+    compiled: bool = False
 
     @property
     def gpus(self) -> list[int]:
@@ -55,10 +57,12 @@ def panels(contents: list[dict]) -> list[Panel]:
     limits = {
         f"{row['model']} {row['case']}": row["ms_one_gpu"] for content in contents for row in content.get("limits", [])
     }
-    found = []
+    found: dict[str, Panel] = {}
     for content in contents:
-        found += _of_models(content, limits) if "speeds" in content else _of_calls(content, limits)
-    return [panel for panel in found if panel.curves]
+        for panel in _of_models(content, limits) if "speeds" in content else _of_calls(content, limits):
+            if any(len(curve) > 1 for curve in panel.curves.values()):
+                found.setdefault(panel.title, panel)
+    return list(found.values())
 
 
 def _of_models(content: dict, limits: dict[str, float]) -> list[Panel]:
@@ -71,6 +75,7 @@ def _of_models(content: dict, limits: dict[str, float]) -> list[Panel]:
         if ("stock", 1) not in engines:
             continue
         panel = Panel(title, statistics.median(engines.pop(("stock", 1))), limit=limits.get(title))
+        panel.compiled = all("compiled" in name for name, _ in engines)
         for (_, ranks), ms in engines.items():
             _keep_fastest(panel, "pack", ranks, statistics.median(ms))
         found.append(panel)
@@ -131,7 +136,7 @@ def draw_panel(pen: Pen, panel: Panel) -> None:
         share = (number - 1) / (gpus[-1] - 1) if gpus[-1] > 1 else 0.5
         return LEFT + 14 + (right - LEFT - 14) * share, low - (low - ABOVE) * times / most
 
-    pen.text(LEFT, 18, panel.title, size=13.5)
+    pen.text(LEFT, 18, panel.title + (", compiled" if panel.compiled else ""), size=13.5)
     for times in _ticks(most):
         _, y = place(1, times)
         pen.line([(LEFT, y), (right, y)], PALE)
