@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from support.comfy_client import ComfyClient
 from support.prompts import Graph
-from support.ranks import anonymous_bytes, is_loopback, listeners, rank_pids, resident_bytes
+from support.ranks import anonymous_bytes, is_loopback, listeners, mapped_bytes, rank_pids, resident_bytes
 from support.tiny_models import ModelShelf
 
 GONE_WITHIN_S = 5
 SPARSE = (2048, 3, 2)  # hidden, double, single: 2.4 GB
 
 
-def sample(client, name, devices, seed=7):
+def sample(client, name, devices, seed=7, **options):
     graph = Graph()
-    config = graph.parallel_config(devices)
+    config = graph.parallel_config(devices, **options)
     model = graph.add("XDiTLoader", unet_name=name, weight_dtype="default", parallel_config=config)
     latent = graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1)
     saved = graph.save(graph.sample("KSampler", model, graph.flux_conditioning(1), latent, seed=seed, steps=1))
@@ -38,6 +38,21 @@ def test_a_large_model_weighs_nothing_in_comfyui_and_once_in_all_ranks(client, c
     assert rank_pids(comfy) == ranks
     assert resident_bytes(comfy.pid) - host_before < 0.02 * size
     assert sum(anonymous_bytes(pid) for pid in ranks) - ranks_before < 0.1 * size
+
+
+def test_of_divided_weights_a_rank_reads_and_keeps_its_share(client, comfy, models):
+    sample(client, models.flux(), "cpu:2", seed=9)
+    before = {pid: anonymous_bytes(pid) for pid in rank_pids(comfy)}
+    hidden, double, single = 1024, 4, 4
+    path = models.models / "diffusion_models" / models.sparse_flux(hidden, double, single)
+    size, largest = path.stat().st_size, 4 * 36 * hidden**2  # a double block in fp32
+    assert sample(client, path.name, "cpu:2", ulysses=2, weights="shard").isfinite().all()
+    assert before.keys() == rank_pids(comfy)
+    read = [mapped_bytes(pid, path) for pid in before]
+    assert max(read) < 0.6 * size
+    assert sum(read) > 0.95 * size
+    for pid, bytes_before in before.items():
+        assert anonymous_bytes(pid) - bytes_before < 0.5 * size + 2 * largest + 0.1 * size
 
 
 def test_ranks_listen_on_loopback_only(client, comfy, models):

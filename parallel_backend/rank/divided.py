@@ -107,6 +107,8 @@ class DividedBlocks:
         """Give all memory back. Nothing can be done with this object afterwards."""
         for hook in self._hooks:
             hook.remove()
+        if self._stream is not None:
+            self._stream.synchronize()
         self._slots.clear()
         self._cuts.clear()
         if self._host_memory is not None:

@@ -47,6 +47,17 @@ def file_bytes(pid: int, file: Path) -> tuple[int, int]:
     return rss, pss
 
 
+def mapped_bytes(pid: int, file: Path) -> int:
+    """How much of a file a process has read through its mappings of it."""
+    found, ours = 0, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if not line.split(maxsplit=1)[0].endswith(":"):
+            ours = line.endswith(str(file))
+        elif ours and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
+
+
 def _kilobytes(path: Path, name: str) -> int:
     (line,) = (line for line in path.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024
