@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import comfy.sd
 import folder_paths
@@ -32,6 +33,28 @@ def _load(recipe: Recipe, config: ParallelConfig | None) -> XDiTModelPatcher:
     return XDiTModelPatcher.from_recipe(recipe, config)
 
 
+def _fingerprint(recipe: Callable[..., Recipe], *inputs: str | None) -> str:
+    """What ComfyUI compares before it takes a loaded MODEL from its cache: it changes with the files."""
+    return "" if None in inputs else recipe(*inputs).identity().key  # None: a link, whose value is not known yet
+
+
+def _recipe(unet_name: str, weight_dtype: str) -> Recipe:
+    path = folder_paths.get_full_path_or_raise("diffusion_models", unet_name)
+    return Recipe(comfy.sd.load_diffusion_model, (path, WEIGHT_DTYPES[weight_dtype]))
+
+
+def _checkpoint_recipe(ckpt_name: str) -> Recipe:
+    path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
+    embeddings = folder_paths.get_folder_paths("embeddings")
+    return Recipe(comfy.sd.load_checkpoint_guess_config, (path, False, False, False, embeddings, True, {}, {}), index=0)
+
+
+def _diffusers_recipe(model_path: str, weight_dtype: str) -> Recipe:
+    places = [os.path.join(root, model_path) for root in folder_paths.get_folder_paths("diffusers")]
+    folder = next((place for place in places if os.path.isdir(place)), places[0])
+    return Recipe(load_diffusers_folder, (model_folder(folder), WEIGHT_DTYPES[weight_dtype]))
+
+
 class XDiTLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -55,10 +78,12 @@ class XDiTLoader(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, unet_name=None, weight_dtype=None, parallel_config=None) -> str:
+        return _fingerprint(_recipe, unet_name, weight_dtype)
+
+    @classmethod
     def execute(cls, unet_name, weight_dtype, parallel_config=None) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("diffusion_models", unet_name)
-        recipe = Recipe(comfy.sd.load_diffusion_model, (path, WEIGHT_DTYPES[weight_dtype]))
-        return io.NodeOutput(_load(recipe, parallel_config))
+        return io.NodeOutput(_load(_recipe(unet_name, weight_dtype), parallel_config))
 
 
 class XDiTCheckpointLoader(io.ComfyNode):
@@ -86,15 +111,19 @@ class XDiTCheckpointLoader(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, ckpt_name=None, parallel_config=None) -> str:
+        return _fingerprint(_checkpoint_recipe, ckpt_name)
+
+    @classmethod
     def execute(cls, ckpt_name, parallel_config=None) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
-        embeddings = folder_paths.get_folder_paths("embeddings")
-        recipe = Recipe(
-            comfy.sd.load_checkpoint_guess_config, (path, False, False, False, embeddings, True, {}, {}), index=0
-        )
+        recipe = _checkpoint_recipe(ckpt_name)
         model = _load(recipe, parallel_config)
         _, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
-            path, output_vae=True, output_clip=True, embedding_directory=embeddings, output_model=False
+            recipe.args[0],
+            output_vae=True,
+            output_clip=True,
+            embedding_directory=folder_paths.get_folder_paths("embeddings"),
+            output_model=False,
         )
         return io.NodeOutput(model, clip, vae)
 
@@ -122,11 +151,12 @@ class XDiTDiffusersLoader(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, model_path=None, weight_dtype=None, parallel_config=None) -> str:
+        return _fingerprint(_diffusers_recipe, model_path, weight_dtype)
+
+    @classmethod
     def execute(cls, model_path, weight_dtype, parallel_config=None) -> io.NodeOutput:
-        places = [os.path.join(root, model_path) for root in folder_paths.get_folder_paths("diffusers")]
-        folder = next((place for place in places if os.path.isdir(place)), places[0])
-        recipe = Recipe(load_diffusers_folder, (model_folder(folder), WEIGHT_DTYPES[weight_dtype]))
-        return io.NodeOutput(_load(recipe, parallel_config))
+        return io.NodeOutput(_load(_diffusers_recipe(model_path, weight_dtype), parallel_config))
 
 
 def _diffusers_folders() -> list[str]:

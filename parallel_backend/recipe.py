@@ -20,6 +20,10 @@ class NoRecipe(ValueError):
     """A MODEL that cannot be loaded again in the ranks."""
 
 
+class UnreadableWeights(ValueError):
+    """A weight file that is no safetensors file, or a broken one."""
+
+
 @dataclass(frozen=True)
 class FileIdentity:
     """A weight file: `header` is the SHA-256 of a safetensors header, or "" for other formats."""
@@ -56,14 +60,17 @@ class Recipe:
         return cls(init[0], tuple(init[1]), init[2] if len(init) > 2 else None)
 
     def files(self) -> tuple[str, ...]:
-        """The existing files and folders among the arguments, in order."""
+        """The existing files and folders among the arguments, in order. A list of folders is where embeddings lie."""
         flat: list[str] = []
         for arg in self.args:
-            flat.extend(item for item in (arg if isinstance(arg, list | tuple) else (arg,)) if isinstance(item, str))
+            if isinstance(arg, list | tuple):
+                flat.extend(item for item in arg if isinstance(item, str) and not os.path.isdir(item))
+            elif isinstance(arg, str):
+                flat.append(arg)
         return tuple(path for path in flat if os.path.exists(path))
 
     def identity(self) -> ModelIdentity:
-        """The identity as the files are now. Raises FileNotFoundError when a file is gone."""
+        """The identity as the files are now, of those that are there. Raises UnreadableWeights."""
         files: list[FileIdentity] = []
         for path in self.files():
             if os.path.isdir(path):
@@ -96,5 +103,5 @@ def _header_hash(path: str, size: int) -> str:
         start = file.read(HEADER_LENGTH_BYTES)
         length = int.from_bytes(start, "little")
         if len(start) < HEADER_LENGTH_BYTES or length > min(size, MAX_HEADER):
-            raise ValueError(f"{path} is no safetensors file, or a truncated one")
+            raise UnreadableWeights(f"{path} is no safetensors file, or a truncated one")
         return hashlib.sha256(start + file.read(length)).hexdigest()

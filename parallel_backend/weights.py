@@ -18,16 +18,12 @@ import comfy.utils
 import torch
 from safetensors import safe_open
 
-from .recipe import Recipe
+from .recipe import Recipe, UnreadableWeights
 
 SMALL_TENSOR = 64 * 1024
 SAFETENSORS = (".safetensors", ".sft")
 
 _lock = threading.RLock()
-
-
-class UnreadableWeights(ValueError):
-    """A weight file that is no safetensors file, or a broken one."""
 
 
 def read_state_dict(path: str, data: bool) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

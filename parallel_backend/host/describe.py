@@ -9,8 +9,9 @@ import comfy.model_management
 import comfy.model_patcher
 
 from ..protocol import PATCHER_STATE
-from ..recipe import ModelIdentity, Recipe
+from ..recipe import ModelIdentity
 from ..transport.pickling import Describers
+from .loaded import identity_of
 from .seam import Seam
 
 STATE_NOT_SENT = ("multigpu",)
@@ -38,7 +39,7 @@ class GraphDescribers:
     def _identity(self, patcher: Any) -> ModelIdentity:
         key = id(patcher.model)
         if key not in self.identities:
-            self.identities[key] = Recipe.of(patcher).identity()
+            self.identities[key] = identity_of(patcher)
         return self.identities[key]
 
     def base_model(self, obj: Any) -> ModelIdentity | None:

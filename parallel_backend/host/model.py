@@ -10,8 +10,9 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..config import ParallelConfig
-from ..recipe import ModelIdentity, NoRecipe, Recipe
+from ..recipe import ModelIdentity, Recipe
 from ..weights import load_model
+from .loaded import identity_of, remember
 from .seam import SEAM_KEY, Seam
 
 FORWARDS = frozenset(("forward", "_forward"))  # one of these is replaced while the ranks serve the model's calls
@@ -33,7 +34,9 @@ class XDiTModelPatcher(comfy.model_patcher.ModelPatcher):
     @classmethod
     def from_recipe(cls, recipe: Recipe, config: ParallelConfig | None) -> XDiTModelPatcher:
         """The MODEL of `recipe`, its tensors above 64 KB on meta. Raises UnreadableWeights."""
+        identity = recipe.identity()
         model = load_model(recipe, data=False)
+        remember(model, identity)
         patcher = cls(model, comfy.model_management.get_torch_device(), torch.device("cpu"))
         patcher._attach(recipe, config)
         return patcher
@@ -42,13 +45,14 @@ class XDiTModelPatcher(comfy.model_patcher.ModelPatcher):
     def from_patcher(cls, patcher: Any, config: ParallelConfig | None) -> XDiTModelPatcher:
         """A parallel MODEL with the state of any MODEL that carries a recipe. The other one leaves ComfyUI's GPU.
 
-        Raises NoRecipe, naming the class.
+        Raises NoRecipe, naming the class, or FilesChanged.
         """
-        recipe = Recipe.of(patcher)
+        recipe, identity = Recipe.of(patcher), identity_of(patcher)
         comfy.model_management.unload_model_and_clones(patcher)
         plain = patcher.clone(disable_dynamic=True, model_override=patcher.get_clone_model_override())
         ours = cls(plain.model, plain.load_device, plain.offload_device)
         ours.__dict__.update(plain.__dict__)
+        remember(ours.model, identity)
         ours._attach(recipe, config)
         return ours
 
@@ -60,11 +64,8 @@ class XDiTModelPatcher(comfy.model_patcher.ModelPatcher):
         self.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, SEAM_KEY, Seam())
 
     def identity(self) -> ModelIdentity:
-        """The identity of the weights as their files are now."""
-        try:
-            return self.recipe.identity()
-        except FileNotFoundError as error:
-            raise NoRecipe(f"the file of this MODEL is gone: {error.filename}") from error
+        """The identity of the weights. Raises FilesChanged when their files are not those any more that were loaded."""
+        return identity_of(self)
 
     def with_config(self, config: ParallelConfig | None) -> XDiTModelPatcher:
         """A clone whose Parallel Config is `config`, or this one when there is none."""

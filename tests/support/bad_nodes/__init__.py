@@ -1,6 +1,8 @@
 """Test-only nodes that give latents and conditioning of any shape, and patches that cannot be sent."""
 
 import json
+import os
+import shutil
 
 import torch
 from comfy_api.latest import ComfyExtension, io
@@ -86,6 +88,33 @@ class Flat:
         return torch.zeros([]).expand(latent["samples"].shape)
 
 
+class ChangeFile(io.ComfyNode):
+    """Changes a file on the disk while a MODEL passes through."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ChangeFile",
+            category="xDiT/test",
+            description=cls.__doc__,
+            inputs=[
+                io.Model.Input("model"),
+                io.String.Input("path"),
+                io.String.Input("new", default="", tooltip="the file whose content it gets; none: it is deleted"),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, path, new) -> io.NodeOutput:
+        if new:
+            shutil.copy(new, f"{path}.new")
+            os.replace(f"{path}.new", path)
+        else:
+            os.unlink(path)
+        return io.NodeOutput(model)
+
+
 class UnsendablePatch(io.ComfyNode):
     """Puts an object that cannot be sent to a rank somewhere on a MODEL."""
 
@@ -125,7 +154,7 @@ class UnsendablePatch(io.ComfyNode):
 
 class BadNodes(ComfyExtension):
     async def get_node_list(self):
-        return [AnyLatent, AnyConditioning, FlatNoise, UnsendablePatch]
+        return [AnyLatent, AnyConditioning, FlatNoise, ChangeFile, UnsendablePatch]
 
 
 async def comfy_entrypoint():
