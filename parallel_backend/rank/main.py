@@ -48,6 +48,7 @@ from ..sharding.plans import plan_for
 from ..transport.packing import pack
 from . import prompt_server
 from .forward import ForwardServer
+from .leaving import leave
 from .link import HostLink
 from .mesh import Meshes
 from .placement import place
@@ -80,6 +81,8 @@ def run(boot: dict[str, Any]) -> None:
     link.send(Ready(boot["rank"], os.getpid(), str(device), _versions()))
     with torch.inference_mode():
         rank.serve()
+    pulse.stop()
+    leave()
 
 
 class Rank:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +31,8 @@ class Pulse:
         self._device = device
         self._main = threading.get_ident()
         self._flag = CancelFlag()
+        self._stopped = threading.Event()
+        self._looking = threading.Lock()
 
     def sampling(self, flag: CancelFlag) -> None:
         self._flag = flag
@@ -41,23 +42,35 @@ class Pulse:
         """Send heartbeats in the background from now on, until the channel is closed."""
         threading.Thread(target=self._beat, args=(send,), name="xdit-heartbeat", daemon=True).start()
 
+    def stop(self) -> None:
+        """No further heartbeat, and nobody looks at the process groups from now on: they are about to end."""
+        self._stopped.set()
+        with self._looking:
+            pass
+
     def _beat(self, send: Callable[[Any], None]) -> None:
-        while True:
-            progress = self._flag.asked + sum(counts.begun().values())
+        while not self._stopped.is_set():
             try:
-                send(Heartbeat(self.activity, progress))
+                send(Heartbeat(self.activity, self._flag.asked + sum(self._begun().values())))
             except ChannelClosed:
                 return  # the link's reader ends the process
-            time.sleep(HEARTBEAT_SECONDS)
+            self._stopped.wait(HEARTBEAT_SECONDS)
+
+    def _begun(self) -> dict[str, int]:
+        with self._looking:
+            return {} if self._stopped.is_set() else counts.begun()
 
     def standing(self, question: Ask) -> Standing:
         if not question.stacks:
             return Standing(memory=memory(self._device), models=self.resident())
         frame = sys._current_frames()[self._main]
-        return Standing(tuple(traceback.format_stack(frame)[-STACK_FRAMES:]), counts.begun())
+        return Standing(tuple(traceback.format_stack(frame)[-STACK_FRAMES:]), self._begun())
 
 
 def memory(device: torch.device) -> Memory:
-    free, cached = comfy.model_management.get_free_memory(device, torch_free_too=True)
-    total = comfy.model_management.get_total_memory(device)
-    return Memory(int(free), int(total), int(cached) if device.type == "cuda" else 0)
+    free = int(comfy.model_management.get_free_memory(device))
+    total = int(comfy.model_management.get_total_memory(device))
+    if device.type != "cuda":
+        return Memory(free, total)
+    reserved = torch.cuda.memory_reserved(device)
+    return Memory(free, total, reserved, reserved - torch.cuda.memory_allocated(device))

@@ -30,6 +30,10 @@ def run_out_of_memory() -> None:
     )
 
 
+def never_leave() -> None:
+    dist.destroy_process_group = lambda *_: time.sleep(LONG)
+
+
 KINDS = {
     "killed": lambda: end_by(signal.SIGKILL),
     "stopped": lambda: end_by(signal.SIGSTOP),
@@ -37,6 +41,7 @@ KINDS = {
     "slow": lambda: time.sleep(3),
     "raises": fail,
     "out of memory": run_out_of_memory,
+    "never leaves": never_leave,
 }
 
 
