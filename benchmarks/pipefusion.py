@@ -66,7 +66,8 @@ class Engine:
             self._sharded.session = None
 
     def pipefusion(self, call, patches: int):
-        from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel, Schedule
+        from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel
+        from xdit_comfyui.parallel_backend.sharding.pipeline.schedule import Schedule
         from xdit_comfyui.parallel_backend.sharding.session import Session
 
         self.accelerate("pipefusion", patches)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from ..protocol import Forward, Prepare
-from ..sharding.pipeline.pipelined import Schedule
+from ..sharding.pipeline.schedule import Schedule
 from .accelerate import accelerated
 from .agreement import Agreement
 from .kernels import attention_kernel

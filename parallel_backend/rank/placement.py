@@ -11,7 +11,7 @@ import torch
 
 from ..config import REPLICATE, SHARD_OFFLOAD, Degrees
 from ..sharding.block_paths import block_paths
-from ..sharding.pipeline.stages import stage_spans, staged_blocks
+from ..sharding.pipeline.stages import own_chunks, staged_blocks
 from ..sharding.plan import Plan
 
 
@@ -81,7 +81,8 @@ def other_stages(model: torch.nn.Module, plan: Plan, degrees: Degrees, rank: int
     if rank >= degrees.ranks:
         return NOTHING.absent
     blocks = staged_blocks(model, plan)
-    own = stage_spans(blocks, degrees.pipefusion)[rank // degrees.sequence % degrees.pipefusion]
+    chunks = own_chunks(blocks, degrees.pipefusion, rank // degrees.sequence % degrees.pipefusion)
+    own = {index for chunk in chunks for index in chunk}
     return frozenset(block.path for index, block in enumerate(blocks) if index not in own)
 
 

@@ -17,7 +17,8 @@ from ..sharding.batch import BatchParallel
 from ..sharding.cfg import CfgParallel
 from ..sharding.engine import ShardedModel
 from ..sharding.guided_call import OURS
-from ..sharding.pipeline.pipelined import PipelinedModel, Schedule
+from ..sharding.pipeline.pipelined import PipelinedModel
+from ..sharding.pipeline.schedule import Schedule
 from ..sharding.session import Session
 from .accelerate import accelerated
 from .agreement import Agreement

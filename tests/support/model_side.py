@@ -86,7 +86,8 @@ class ModelSide:
         without, and the notes. `segments` as in StaleAttention.
         """
         from xdit_comfyui.parallel_backend.sharding.engine import OVERRIDE, ShardedModel
-        from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel, Schedule
+        from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel
+        from xdit_comfyui.parallel_backend.sharding.pipeline.schedule import Schedule
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
         from xdit_comfyui.parallel_backend.sharding.session import Session
 

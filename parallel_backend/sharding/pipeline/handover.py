@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from ..peers import Peers, new_peers
 
+TRANSFER_CTAS = 2  # multiprocessors of a transfer
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -22,7 +23,7 @@ class Handover:
         self._group = group
         self._peer = peer
         self._device = device
-        self._dtypes: tuple[torch.dtype, ...] = ()
+        self._dtypes: dict[int, tuple[torch.dtype, ...]] = {}
         self._posted: list[tuple[torch.Tensor, dist.Work]] | None = None
         self._sent: list[tuple[torch.Tensor, dist.Work]] = []
 
@@ -44,17 +45,17 @@ class Handover:
             work.wait()
         self._sent.clear()
 
-    def hear(self, count: int) -> None:
-        """The types of `count` values that are announced."""
+    def hear(self, place: int, count: int) -> None:
+        """The types of `count` values that are announced, for this and later values of the same `place`."""
         types = torch.empty(count, dtype=torch.int64, device=self._device)
         dist.recv(types, self._peer, group=self._group)
-        self._dtypes = tuple(DTYPES[index] for index in types.tolist())
+        self._dtypes[place] = tuple(DTYPES[index] for index in types.tolist())
 
-    def post(self, shapes: Sequence[tuple[int, ...]]) -> None:
+    def post(self, place: int, shapes: Sequence[tuple[int, ...]]) -> None:
         """Have memory ready for values of these shapes, so that they can come while this rank computes."""
         buffers = [
             torch.empty(shape, dtype=dtype, device=self._device)
-            for shape, dtype in zip(shapes, self._dtypes, strict=True)
+            for shape, dtype in zip(shapes, self._dtypes[place], strict=True)
         ]
         self._posted = [
             (buffer, dist.irecv(buffer, self._peer, group=self._group) if buffer.numel() else None)
@@ -73,11 +74,13 @@ class Handover:
 
 @dataclass(frozen=True)
 class Pipe:
-    """This rank's place in a pipeline: its stages as Peers, and the ways from and to the stages beside."""
+    """This rank's place in a pipeline: its stages as Peers, and the ways from the stage before and to the stage after;
+    they go in a circle.
+    """
 
     stages: Peers
-    before: Handover | None
-    after: Handover | None
+    before: Handover
+    after: Handover
 
 
 def new_pipe(degree: int, stride: int, total: int, device: torch.device) -> Pipe | None:
@@ -87,13 +90,21 @@ def new_pipe(degree: int, stride: int, total: int, device: torch.device) -> Pipe
     """
     me, before, after = dist.get_rank(), None, None
     stages = new_peers(degree, stride, total)
-    for first in range(total - stride):
-        second = first + stride
-        if first // stride % degree == degree - 1:
-            continue
-        group = dist.new_group((first, second))
+    for first in range(total):
+        last = first // stride % degree == degree - 1
+        second = first - (degree - 1) * stride if last else first + stride
+        group = _new_group((first, second), device)
         if me == second:
             before = Handover(group, first, device)
         if me == first:
             after = Handover(group, second, device)
     return Pipe(stages, before, after) if stages is not None else None
+
+
+def _new_group(ranks: tuple[int, int], device: torch.device) -> dist.ProcessGroup:
+    """Of two ranks. A transfer waits for its other end on the GPU: it must not take much of it from the computation."""
+    if device.type != "cuda":
+        return dist.new_group(ranks)
+    options = dist.ProcessGroupNCCL.Options()
+    options.config.min_ctas, options.config.max_ctas = 1, TRANSFER_CTAS
+    return dist.new_group(ranks, backend="nccl", pg_options=options)

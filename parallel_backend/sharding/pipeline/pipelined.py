@@ -1,17 +1,19 @@
-"""One diffusion model as a pipeline of stages, for the time of one request."""
+"""One diffusion model as a pipeline of stages, for the time of one request.
+
+Each rank owns several chunks of blocks, which lie one round of all ranks apart: with M patches, N ranks and v chunks
+each, a call takes (v·M + N − 1) / (v·M) of what it would without waiting (interleaved stages, arXiv 2104.04473), so few
+and large patches are enough.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
-from collections.abc import Callable, Collection, Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils._pytree import tree_leaves
 
 from ..arguments import Tokens
 from ..call import Call
@@ -19,44 +21,24 @@ from ..engine import ShardedModel
 from ..errors import ShardingError
 from ..modules import argument_names, bind, blocks_at, module_at
 from ..patches import Mode, replaced_blocks
+from .caches import Caches, conditions_of
 from .handover import Pipe
-from .keys_values import ConditionCache, Memory
-from .stages import StagedBlock, stage_spans, staged_blocks
+from .keys_values import ConditionCache
+from .schedule import Schedule
+from .stages import StagedBlock, own_chunks, staged_blocks
 
-OPTIONS = "transformer_options"
-PATCH_TOKENS = 512  # a patch much smaller leaves a GPU idle within its kernels
-MOST_PATCHES = 8
 GIB = 2**30
 
 
-class PatchDone(Exception):
-    """This stage has done its part for a patch; what follows in the model's forward is not needed."""
-
-
-@dataclass
-class Schedule:
-    """How a request flows: `patches` (0: by size), `warmup` steps computed exactly, out of `steps` (None: not known,
-    then evaluations are counted). `exact`: why every call must be computed exactly, or "". `done`: steps so far.
-    """
-
-    patches: int
-    warmup: int
-    steps: int | None = None
-    exact: str = ""
-    done: int = 0
-
-    def warming(self, calls: int) -> bool:
-        """Whether a model call is exact, before which these conditions had `calls`."""
-        if self.steps is None:
-            return calls < self.warmup
-        return self.warmup >= self.steps or self.done < self.warmup
+class RunDone(Exception):
+    """This rank has done a chunk for a patch; what follows in the model's forward is not needed."""
 
 
 class PipelinedModel:
     """The stages of `sharded.model`, from `start` to `stop`. `keep_memory`: that of the keys and values stays for the
     next request, at the same addresses.
 
-    Raises ShardingError from `start` when there are more stages than blocks.
+    Raises ShardingError when there are more stages than blocks.
     """
 
     def __init__(
@@ -74,11 +56,12 @@ class PipelinedModel:
         self._schedule = schedule
         self._note = note
         self._blocks = staged_blocks(self._model, self._plan)
-        self._own = stage_spans(self._blocks, pipe.stages.size)[pipe.stages.index]
-        self._attentions = sum(1 + len(self._blocks[index].blocks.then) for index in self._own)
-        self._caches: dict[Hashable, ConditionCache] = {}
+        self._chunks = own_chunks(self._blocks, pipe.stages.size, pipe.stages.index)
+        attentions = sum(1 + len(self._blocks[index].blocks.then) for chunk in self._chunks for index in chunk)
+        kind = (pipe.stages.size, sharded.session.sp.size)
+        self._caches = Caches(sharded.pipeline_memory, kind, attentions)
         self._keep_memory = keep_memory
-        self._patches = self._patch = 0
+        self._patches, self._patch, self._chunk = 1, 0, self._chunks[0]
         self._received = False
         self._once: dict[torch.nn.Module, Any] = {}
         self._hooks: list = []
@@ -86,7 +69,7 @@ class PipelinedModel:
 
     def start(self) -> None:
         name = "_forward" if hasattr(self._model, "_forward") else "forward"
-        self._replace(self._model, name, self._in_patches)
+        self._replace(self._model, name, self._in_runs)
         for index, block in enumerate(self._blocks):
             self._replace(block.module, "forward", self._staged(index, block))
         for path in self._plan.once:
@@ -107,38 +90,24 @@ class PipelinedModel:
                 setattr(module, name, before)
         self._hooks.clear()
         self._originals.clear()
-        self._sharded.pipeline_memory = self._memory() if self._keep_memory else {}
-        self._caches.clear()
-
-    def _memory(self) -> dict[Hashable, Memory]:
-        """The memory of these caches, by what another request's caches must be like to use it: conditions of the same
-        shapes in the same order.
-        """
-        found: dict[Hashable, Memory] = {}
-        for (_, shapes), cache in self._caches.items():
-            found[self._place(shapes, found)] = cache.memory
-        return found
-
-    def _place(self, shapes: Hashable, taken: Collection[Hashable]) -> Hashable:
-        where = (self._pipe.stages.size, self._sharded.session.sp.size, shapes)
-        return next((*where, number) for number in itertools.count() if (*where, number) not in taken)
+        self._sharded.pipeline_memory = self._caches.memory() if self._keep_memory else {}
 
     def _replace(self, module: torch.nn.Module, name: str, wrap: Callable[[Callable], Callable]) -> None:
         original = getattr(module, name)
         self._originals.append((module, name, vars(module).get(name)))
         setattr(module, name, functools.wraps(original)(wrap(original)))
 
-    # what the engine asks
+    # What the engine asks
 
     @property
     def in_patches(self) -> bool:
-        """Whether the model call in progress is one of patches, of which this is one."""
+        """Whether the model call in progress is one of patches."""
         return self._patches > 1
 
     @property
     def patch(self) -> tuple[int, int]:
         """(number of this patch, number of patches)"""
-        return self._patch, max(self._patches, 1)
+        return self._patch, self._patches
 
     def situation(self) -> Hashable | None:
         """As ShardedModel.situation."""
@@ -150,29 +119,27 @@ class PipelinedModel:
     def begin(self, call: Call | None, options: dict[str, Any], inputs: tuple) -> None:
         """A model call begins: in how many patches, and with which cache. `call` is None for one that is not divided.
 
-        The choice must be, and is, the same on all stages.
+        The choice must be, and is, the same on all ranks.
         """
         self._patches, self._patch = 1, 0
         if (why := replaced_blocks(options)) != "":
             raise ShardingError(f"{why}; set pipefusion to 1")
         if call is None:
             return
-        key, schedule = _conditions(options, inputs), self._schedule
-        why = schedule.exact or self._inexact_alone(call, options) or ("" if key else "its conditions have no identity")
+        conditions, schedule = conditions_of(options, inputs), self._schedule
+        why = schedule.exact or self._inexact_alone(call, options)
+        if not why and conditions is None:
+            why = "its conditions have no identity"
         if why:
             self._note(f"PipeFusion computes every step exactly, without a gain in speed: {why}")
             return
-        if schedule.steps is not None and schedule.warmup >= schedule.steps:
+        if schedule.always_exact:
             return
-        if key not in self._caches:
-            place = self._place(key[1], self._memory())
-            memory = self._sharded.pipeline_memory.pop(place, None) or Memory()
-            self._caches[key] = ConditionCache(self._attentions, memory)
-        cache = self._caches[key]
+        call.cache = cache = self._caches.of(conditions)
         if cache.calls and not schedule.warming(cache.calls):
-            self._patches = self._choose_patches(cache.streams)
+            sequence = self._sharded.session.sp.size
+            self._patches = schedule.choose(cache.streams, self._pipe.stages.size, sequence, self._note)
         cache.calls += 1
-        call.cache = cache
 
     def _inexact_alone(self, call: Call, options: dict[str, Any]) -> str:
         if call.mode is not Mode.PERSIST:
@@ -180,31 +147,21 @@ class PipelinedModel:
         inner = [name for name in self._plan.inner_patches if options.get("patches", {}).get(name)]
         return f"the patch {inner[0]!r} looks at whole tokens inside the blocks" if inner else ""
 
-    def _choose_patches(self, streams: tuple[int, ...]) -> int:
-        sequence = self._sharded.session.sp.size
-        longest = max(streams)
-        wanted = self._schedule.patches or min(MOST_PATCHES, max(self._pipe.stages.size, longest // PATCH_TOKENS))
-        possible = max(1, min(wanted, min(streams) // sequence))
-        if possible < wanted:
-            self._note(f"{possible} patches instead of {wanted}: the shortest stream has {min(streams)} tokens")
-        return possible
+    # The model's forward, once for each chunk and patch
 
-    # the model's forward, once for each patch
-
-    def _in_patches(self, original: Callable) -> Callable:
+    def _in_runs(self, original: Callable) -> Callable:
         def forward(*args, **kwargs):
-            call = self._sharded.call
+            call, output = self._sharded.call, None
             self._once.clear()
-            for patch in range(self._patches):
-                self._patch, self._received = patch, False
-                if call is not None:
-                    call.reset()
-                try:
-                    output = original(*args, **kwargs)
-                except PatchDone:
-                    continue
-            if self._pipe.after is not None:
-                self._pipe.after.finish()
+            for chunk in self._chunks:
+                for patch in range(self._patches):
+                    self._chunk, self._patch, self._received = chunk, patch, False
+                    if call is not None:
+                        call.reset()
+                    with contextlib.suppress(RunDone):
+                        output = original(*args, **kwargs)
+            for way in (self._pipe.before, self._pipe.after):
+                way.finish()
             self._once.clear()
             if call is not None and call.cache is not None and not call.cache.streams:
                 self._agree_on_room(call.cache)
@@ -224,7 +181,7 @@ class PipelinedModel:
             )
 
     def _run_once(self, module: torch.nn.Module) -> Callable[[Callable], Callable]:
-        """Blocks before the stages see the same in every patch."""
+        """What comes before the stages is the same in every run."""
 
         def wrap(original: Callable) -> Callable:
             def forward(*args, **kwargs):
@@ -239,26 +196,27 @@ class PipelinedModel:
         return wrap
 
     def _staged(self, index: int, block: StagedBlock) -> Callable[[Callable], Callable]:
-        own, pipe = self._own, self._pipe
         hidden = _hidden_arguments(block)
         names = argument_names(block.module, block.blocks.signature)
+        final = len(self._blocks) - 1
 
         def wrap(original: Callable) -> Callable:
             def forward(*args, **kwargs):
-                if index in own:
-                    if index == own.start and pipe.before is not None and not self._received:
+                chunk = self._chunk
+                if index in chunk:
+                    if index == chunk.start > 0 and not self._received:
                         raise ShardingError(f"{self._plan.model}: the blocks before {block.path} were not called")
                     with self._block(index):
                         output = original(*args, **kwargs)
-                    if index == own.stop - 1 and pipe.after is not None:
+                    if index == chunk.stop - 1 and index != final:
                         self._hand_over(_as_tuple(output))
                     return output
                 if (call := self._sharded.call) is not None:
                     call.attention_calls += 1  # elsewhere
                 bound = bind(names, args, kwargs)
                 values = [bound[name] for name in hidden]
-                if index == own.start - 1:
-                    values = self._receive(values, block)
+                if index == chunk.start - 1:
+                    values = self._receive(values, index)
                 return tuple(values) if len(values) > 1 else values[0]
 
             return forward
@@ -275,36 +233,43 @@ class PipelinedModel:
         if call is not None:
             call.block = None
 
-    def _hand_over(self, output: tuple[torch.Tensor, ...]) -> None:
-        """Raises PatchDone for any patch but the last, with which this stage goes on to the end of the model's forward,
-        on tensors of its own: what comes next may write into its hidden states.
-        """
-        last = self._patch == self._patches - 1
-        self._pipe.after.send([value.clone() if last else value for value in output], announce=not self.in_patches)
-        if not last:
-            raise PatchDone
+    @property
+    def _last_run(self) -> bool:
+        """Whether this run goes on to the end of the model's forward, on this rank."""
+        return self._chunk is self._chunks[-1] and self._patch == self._patches - 1
 
-    def _receive(self, like: list[torch.Tensor], block: StagedBlock) -> list[torch.Tensor]:
-        """The outputs of `block` from the stage before; they have the shapes of its inputs, `like`."""
-        before = self._pipe.before
+    def _hand_over(self, output: tuple[torch.Tensor, ...]) -> None:
+        """Raises RunDone for any run but the last, which goes on with tensors of its own: what comes next in the model
+        may write into its hidden states.
+        """
+        goes_on = self._last_run
+        self._pipe.after.send([value.clone() if goes_on else value for value in output], announce=not self.in_patches)
+        if not goes_on:
+            raise RunDone
+
+    def _receive(self, like: list[torch.Tensor], index: int) -> list[torch.Tensor]:
+        """The outputs of block `index` from the rank before; they have the shapes of its inputs, `like`."""
+        before, shapes = self._pipe.before, [tuple(value.shape) for value in like]
         if not self.in_patches:
-            before.hear(len(like))
+            before.hear(index, len(like))
         if not before.posted:
-            before.post([tuple(value.shape) for value in like])
+            before.post(index, shapes)
         arriving = before.take()
-        if self._patch + 1 < self._patches:
-            before.post(self._shapes_of_next(like, block))
+        self._post_next(index, shapes)
         for _, work in arriving:
             if work is not None:
                 work.wait()
         self._received = True
         return [value for value, _ in arriving]
 
-    def _shapes_of_next(self, like: list[torch.Tensor], block: StagedBlock) -> list[tuple[int, ...]]:
-        call, sp = self._sharded.call, self._sharded.session.sp
-        part = (self._patch + 1) * sp.size + sp.rank
-        lengths = [call.layout.split(segments).local[part] for segments in block.blocks.returns]
-        return [(value.shape[0], length, *value.shape[2:]) for value, length in zip(like, lengths, strict=True)]
+    def _post_next(self, index: int, shapes: list[tuple[int, ...]]) -> None:
+        """Be ready for the patch after this one, while this one is computed."""
+        if self._patch + 1 < self._patches:
+            call, sp, segments = self._sharded.call, self._sharded.session.sp, self._blocks[index].blocks.returns
+            part = (self._patch + 1) * sp.size + sp.rank
+            lengths = [call.layout.split(names).local[part] for names in segments]
+            next_shapes = [(shape[0], length, *shape[2:]) for shape, length in zip(shapes, lengths, strict=True)]
+            self._pipe.before.post(index, next_shapes)
 
     def _share_output(self, module, args, output):
         """The last stage has the output; all get it."""
@@ -314,20 +279,16 @@ class PipelinedModel:
         dist.broadcast(whole, stages.ranks[-1], group=stages.group)
         return (whole, *others) if isinstance(output, tuple) else whole
 
-    def has_output(self) -> bool:
-        """Whether the model's output is made here."""
-        return self._pipe.after is None
-
     def patch_made(self, call: Call, output: torch.Tensor, length: int) -> torch.Tensor:
         """[B, l, C] of this patch → [B, length, C] of all of them, in the order of patches, once the last is made.
 
-        Raises PatchDone before. Where the output is not made: memory for it.
+        Raises RunDone before. Where the output is not made: memory for it.
         """
-        if not self.has_output():
+        if self._pipe.stages.index < self._pipe.stages.size - 1:
             return output.new_empty((output.shape[0], length, *output.shape[2:]))
         call.made.append(output)
-        if self._patch < self._patches - 1:
-            raise PatchDone
+        if not self._last_run:
+            raise RunDone
         made, call.made = call.made, []
         return torch.cat(made, 1)
 
@@ -342,11 +303,3 @@ def _hidden_arguments(block: StagedBlock) -> list[str]:
 
 def _as_tuple(output: Any) -> tuple:
     return output if isinstance(output, tuple) else (output,)
-
-
-def _conditions(options: dict[str, Any], inputs: tuple) -> tuple[Hashable, Hashable] | None:
-    """What tells the model calls of one set of conditions from those of others."""
-    if not options.get("uuids"):
-        return None
-    shapes = tuple(tuple(leaf.shape) for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor))
-    return (tuple(options["uuids"]), shapes)

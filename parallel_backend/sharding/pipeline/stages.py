@@ -13,6 +13,8 @@ from ..errors import ShardingError
 from ..modules import blocks_at
 from ..plan import Blocks, Plan
 
+MOST_ROUNDS = 4
+
 
 @dataclass(frozen=True)
 class StagedBlock:
@@ -33,15 +35,17 @@ def staged_blocks(model: torch.nn.Module, plan: Plan) -> list[StagedBlock]:
     ]
 
 
-def stage_spans(blocks: Sequence[StagedBlock], stages: int) -> list[range]:
-    """The blocks of each stage, next to each other, so that the slowest stage has as little to do as can be.
+def own_chunks(blocks: Sequence[StagedBlock], stages: int, stage: int) -> list[range]:
+    """The runs of neighbouring blocks that `stage` of `stages` owns, one in each round of all stages.
 
-    A block's work is its weights times the tokens that meet them: one with a stream of its own for text and one for the
-    image has weights for each, of which a token meets half. Raises ShardingError for more stages than blocks.
+    The chunks are cut so that the largest has as little to do as can be. A block's work is its weights times the tokens
+    that meet them: one with a stream of its own for text and one for the image has weights for each, of which a token
+    meets half. Raises ShardingError for more stages than blocks.
     """
     if stages > len(blocks):
         raise ShardingError(f"{stages} stages need as many blocks, this model has {len(blocks)}")
-    return _balanced([_work(block) for block in blocks], stages)
+    rounds = min(MOST_ROUNDS, len(blocks) // stages)
+    return _balanced([_work(block) for block in blocks], stages * rounds)[stage::stages]
 
 
 def _work(block: StagedBlock) -> float:

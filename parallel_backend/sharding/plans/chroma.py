@@ -5,7 +5,13 @@ from dataclasses import replace
 from ..plan import Gather
 from .flux import FLUX
 
-CHROMA = replace(FLUX, model="comfy.ldm.chroma.model.Chroma", gathers=(Gather("final_layer", ("img",)),), graphs=False)
+CHROMA = replace(
+    FLUX,
+    model="comfy.ldm.chroma.model.Chroma",
+    gathers=(Gather("final_layer", ("img",)),),
+    once=("img_in", "distilled_guidance_layer", "txt_in", "pe_embedder"),
+    graphs=False,
+)
 
 CHROMA_RADIANCE = replace(
     FLUX,

@@ -35,5 +35,6 @@ FLUX = Plan(
     residuals={"input": "img", "output": "img"},
     inner_patches=FLUX_PATCHES,
     stages=("double_blocks", "single_blocks"),
+    once=("img_in", "time_in", "txt_in", "pe_embedder"),
     graphs=True,
 )

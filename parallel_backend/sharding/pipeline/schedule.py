@@ -1,0 +1,40 @@
+"""In how many parts a request flows through the stages, and when it is computed exactly instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+PATCH_TOKENS = 1024  # a patch much smaller leaves a large GPU idle within its kernels
+MOST_PATCHES = 8
+
+
+@dataclass
+class Schedule:
+    """`patches` (0: by size), `warmup` steps computed exactly, out of `steps` (None: not known, then evaluations are
+    counted). `exact`: why every call must be computed exactly, or "". `done`: steps so far.
+    """
+
+    patches: int
+    warmup: int
+    steps: int | None = None
+    exact: str = ""
+    done: int = 0
+
+    @property
+    def always_exact(self) -> bool:
+        return self.steps is not None and self.warmup >= self.steps
+
+    def warming(self, calls: int) -> bool:
+        """Whether a model call is exact, before which these conditions had `calls`."""
+        return calls < self.warmup if self.steps is None else self.done < self.warmup
+
+    def choose(self, streams: tuple[int, ...], stages: int, ranks: int, note: Callable[[str], None]) -> int:
+        """The number of patches for streams of these lengths on `stages` of `ranks` each; every rank holds tokens of
+        every stream of a patch.
+        """
+        wanted = self.patches or max(stages, min(MOST_PATCHES, max(streams) // PATCH_TOKENS))
+        possible = max(1, min(wanted, min(streams) // ranks))
+        if possible < wanted:
+            note(f"{possible} patches instead of {wanted}: the shortest stream has {min(streams)} tokens")
+        return possible
