@@ -158,6 +158,15 @@ def test_what_was_measured_is_what_auto_takes(client, comfy, models):
     assert "xDiT: ring 2 (as configured)" in log_of(comfy, client, sample(models, ring=2))
 
 
+def test_weights_that_are_divided_leave_out_what_cannot_divide_them(client, models):
+    graph, node = benchmark(models, weights="shard")
+    (report,) = client.run(graph.prompt).outputs[node.id]["text"]
+    measured, refused = report.split("Cannot be had:")
+    assert re.search(r"^ulysses 2 +\d", measured, re.MULTILINE), report
+    for degrees in ("cfg 2", "one device"):
+        assert re.search(f"^{degrees}: weights 'shard': blocks are divided over", refused, re.MULTILINE), report
+
+
 def test_cancel_ends_all_strategies(client, models):
     graph, node = benchmark(models, steps=100, width=128)
     prompt_id = client.queue(graph.prompt)
