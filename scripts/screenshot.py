@@ -42,6 +42,8 @@ THUMBNAILS = {
     "qwen_image_edit": ("TextEncodeQwenImageEditPlus", "FluxKontextMultiReferenceLatentMethod"),
     "z_image_turbo": ("XDiTLoader", "ModelSamplingAuraFlow", "XDiTSampler"),
     "wan22_high_low_text_to_video": ("XDiTLoader", "ModelSamplingSD3"),
+    "flux2_sharded": ("XDiTParallelConfig", "XDiTLoader", "CLIPLoader", "EmptyFlux2LatentImage"),
+    "wan22_sharded": ("XDiTParallelConfig", "XDiTLoader"),
 }
 
 # Settings of a ComfyUI started here: no dialog, map, menu or counter over the graph; text is drawn at any zoom.

@@ -44,8 +44,8 @@ REFERENCES = ("image1", "image2", "image3")  # inputs of text encoders that see 
 class Family:
     """What stands in for a model: methods of ModelShelf by loader input, the widths of its text, the latent of a run.
 
-    `latent`: channels, and frames for those that have them. `size`: width and height in pixels. `name`: how templates
-    of it begin.
+    `latent`: channels, and frames for those that have them. `size`: width and height in pixels, of which `scale` are
+    one of the latent. `name`: how templates of it begin.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Family:
     files: dict[str, str]
     latent: tuple[int, ...] = (16,)
     size: tuple[int, int] = (256, 192)
+    scale: int = 8
     steps: int = 3
     weight_dtype: str = "default"
 
@@ -68,6 +69,7 @@ FLUX = Family(
 WIDE = {"size": (80, 64), "steps": 1, "weight_dtype": "fp8_e5m2"}
 FAMILIES = (
     FLUX,
+    Family("flux2", FLUX_CONTEXT, 0, {"unet_name": "flux2"}, (128,), scale=16),
     Family("sdxl", SDXL_CONTEXT, SDXL_POOLED, {"ckpt_name": "sdxl_checkpoint"}, (4,)),
     Family("sd35", SD3_CONTEXT, SD3_POOLED, {"ckpt_name": "sd3_checkpoint"}),
     Family("qwen_image", QWEN_IMAGE_CONTEXT, 0, {"unet_name": "qwen_image", "vae_name": "video_vae"}, (16, 1), **WIDE),

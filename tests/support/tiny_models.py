@@ -37,6 +37,11 @@ class ModelShelf:
         name = f"tiny-flux-{hidden}-{double}-{single}{'' if guidance else '-schnell'}-{seed}.safetensors"
         return self._file("diffusion_models", name, lambda: flux_weights(hidden, double, single, guidance, seed))
 
+    def flux2(self, hidden: int = 256, double: int = 2, single: int = 2, seed: int = 0) -> str:
+        """FLUX.2-dev in small: hidden / 128 heads, context 128, latents of 128 channels. fp32."""
+        name = f"tiny-flux2-{hidden}-{double}-{single}-{seed}.safetensors"
+        return self._file("diffusion_models", name, lambda: flux2_weights(hidden, double, single, seed))
+
     def quantised_flux(self, kind: str, hidden: int = 256, double: int = 2, single: int = 3) -> str:
         """flux(hidden, double, single) with the matrices of its blocks in a format of support.quantised."""
         name = f"tiny-flux-{kind}-{hidden}-{double}-{single}.safetensors"
@@ -260,6 +265,19 @@ def flux_weights(hidden: int, double: int, single: int, guidance: bool, seed: in
     import comfy.ops
 
     config = flux_config(hidden, double, single, guidance)
+    model = comfy.ldm.flux.model.Flux(**config, device="meta", operations=comfy.ops.disable_weight_init)
+    return {published_name(name): value for name, value in random_weights(model, seed).items()}
+
+
+def flux2_weights(hidden: int, double: int, single: int, seed: int) -> dict[str, torch.Tensor]:
+    import comfy.ldm.flux.model
+    import comfy.ops
+
+    config = flux_config(hidden, double, single, guidance=True) | {
+        "in_channels": 128, "out_channels": 128, "vec_in_dim": None, "axes_dim": [32, 32, 32, 32], "theta": 2000,
+        "patch_size": 1, "qkv_bias": False, "txt_ids_dims": [3], "global_modulation": True, "mlp_silu_act": True,
+        "ops_bias": False, "mlp_ratio": 3.0,
+    }  # fmt: skip
     model = comfy.ldm.flux.model.Flux(**config, device="meta", operations=comfy.ops.disable_weight_init)
     return {published_name(name): value for name, value in random_weights(model, seed).items()}
 
