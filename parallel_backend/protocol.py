@@ -164,12 +164,13 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Memory:
-    """Of a rank's device, in bytes: what is free for this rank (its own caches included), the whole, and the caches,
-    which no other process can use.
+    """Of a rank's device, in bytes: what is free for this rank (its own caches included), and the whole. Of a GPU also
+    what this rank's torch has `reserved`, of which `cached` is in no use, and free for this rank only.
     """
 
     free: int
     total: int
+    reserved: int = 0
     cached: int = 0
 
 

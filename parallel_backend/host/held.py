@@ -15,6 +15,7 @@ class Held:
     def __init__(self):
         self.latest: set[str] = set()  # models of the last request: on the devices of all ranks that hold any weights
         self._weights: dict[int, int] = {}
+        self._reserved: dict[int, int] = {}
         self._cached: dict[int, int] = {}
         self._known: set[str] = set()
         self._prompt: str | None = None
@@ -43,11 +44,14 @@ class Held:
     def measured(self, standing: dict[int, Standing]) -> None:
         """`standing`: the answers of the ranks; those that gave none are taken to hold nothing."""
         self._weights = {rank: sum(size for _, size in answer.models) for rank, answer in standing.items()}
-        self._cached = {rank: answer.memory.cached for rank, answer in standing.items() if answer.memory}
+        memory = {rank: answer.memory for rank, answer in standing.items() if answer.memory}
+        self._reserved = {rank: one.reserved for rank, one in memory.items()}
+        self._cached = {rank: one.cached for rank, one in memory.items()}
 
     def freed(self, ranks: tuple[int, ...], caches_only: bool) -> None:
         for rank in ranks:
-            self._cached.pop(rank, None)
+            cached = self._cached.pop(rank, 0)
+            self._reserved[rank] = self._reserved.get(rank, 0) - cached if caches_only else 0
             if not caches_only:
                 self._weights.pop(rank, None)
 
@@ -55,6 +59,10 @@ class Held:
         """Bytes of weights on the rank's device, when it was last asked."""
         return self._weights.get(rank, 0)
 
+    def resident(self, rank: int) -> int:
+        """All bytes of the rank on its device that it can give back: weights, what is kept for the next run, caches."""
+        return max(self.weights(rank), self._reserved.get(rank, 0))
+
     def cached(self, rank: int) -> int:
-        """Bytes that the rank keeps allocated and unused, when it was last asked."""
+        """Those of them that are in no use."""
         return self._cached.get(rank, 0)

@@ -28,7 +28,7 @@ class XDiTRanks(torch.nn.Module):
 
 
 class DevicePatcher(comfy.model_patcher.ModelPatcher):
-    """The weights and caches that the ranks of `group` on one device hold, in bytes; nothing once the group is gone."""
+    """What the ranks of `group` on one device hold there, in bytes; nothing once the group is gone."""
 
     def __init__(self, group: ProcessGroup, device: torch.device, ranks: tuple[int, ...]):
         self._group = group
@@ -41,7 +41,7 @@ class DevicePatcher(comfy.model_patcher.ModelPatcher):
     def loaded_size(self):
         if not self._group.alive():
             return 0
-        return sum(self._group.held.weights(rank) for rank in self._ranks) + self._cached()
+        return sum(self._group.held.resident(rank) for rank in self._ranks)
 
     def _cached(self) -> int:
         return sum(self._group.held.cached(rank) for rank in self._ranks)
@@ -75,11 +75,14 @@ class DevicePatcher(comfy.model_patcher.ModelPatcher):
         except InUse:
             return False
         except (GroupError, RequestRefused, OutOfMemory) as error:
-            logging.error("xDiT: freeing the memory of %s: %s", self._group.devices, error)
+            logging.error("xDiT: freeing memory of %s: %s", self._names(), error)
             return False
-        what = "cached memory" if caches_only else "weights"
-        logging.info("xDiT: %s of %s dropped, ComfyUI wants the memory", what, self._group.devices)
+        what = "unused memory" if caches_only else "weights"
+        logging.info("xDiT: %s on %s dropped: ComfyUI wants the memory", what, self._names())
         return True
+
+    def _names(self) -> str:
+        return ", ".join(self._group.devices.name(rank) for rank in self._ranks)
 
     def _free_after(self, done: threading.Event) -> None:
         """Once the ranks are through with what a cancelled prompt began, unless the next prompt has them by then."""
