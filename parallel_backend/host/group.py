@@ -35,6 +35,11 @@ KILL_SECONDS = 5.0
 # Last lines of a rank that lacks a package: it would lack it the next time too.
 LASTING = ("ModuleNotFoundError:", "ImportError:", "importlib.metadata.PackageNotFoundError:")
 
+HINTS = {
+    signal.SIGKILL: " (the kernel does that when the machine's memory is full)",
+    signal.SIGBUS: " (a file of weights became shorter while it was read)",
+}
+
 
 class ProcessGroup:
     """Rank processes, one for each device. Messages are received by one thread at a time; `kill` and `close` may be
@@ -242,8 +247,7 @@ class ProcessGroup:
             end = "closed its channel"
         else:
             end = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-            if code == -signal.SIGKILL:
-                end += " (the kernel does that when the machine's memory is full)"
+            end += HINTS.get(-code, "")
             died.log.close()
         tail = died.log.tail()
         return GroupError(

@@ -3,6 +3,7 @@
 Run as a script, `bootstrap.py '<json>'`, never through multiprocessing, whose child would run ComfyUI's main.py again.
 """
 
+import contextlib
 import ctypes
 import importlib
 import importlib.util
@@ -12,6 +13,7 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+OOM_SCORE, MOST_OOM_SCORE = 500, 1000
 
 
 def end_with_host(host_pid: int) -> None:
@@ -21,9 +23,19 @@ def end_with_host(host_pid: int) -> None:
         os._exit(0)
 
 
+def give_way_to_host() -> None:
+    """When the machine's memory is full, the kernel ends this process, which can be started again, and not ComfyUI."""
+    with open("/proc/self/oom_score_adj", "r+") as file:
+        score = min(int(file.read()) + OOM_SCORE, MOST_OOM_SCORE)
+        file.seek(0)
+        file.write(str(score))
+
+
 def main() -> None:
     boot = json.loads(sys.argv[1])
     end_with_host(boot["host_pid"])
+    with contextlib.suppress(OSError):  # a sandbox may forbid it
+        give_way_to_host()
     sys.path[:0] = [boot["comfy_root"]]
     sys.path.remove(os.path.dirname(os.path.abspath(__file__)))
     sys.argv = [os.path.join(boot["comfy_root"], "main.py"), *boot["comfy_args"]]

@@ -60,6 +60,7 @@ from .steps import StepSender
 from .store import ModelStore
 from .weight_groups import WeightGroups
 
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # in torch's RuntimeError
 VERSIONS = ("torch", "xfuser", "diffusers", "safetensors", "cloudpickle")
 
 
@@ -252,7 +253,7 @@ class Rank:
 
 def raised(error: Exception) -> Raised:
     """`error`, which is being handled, for the host."""
-    out_of_memory = comfy.model_management.is_oom(error)
+    out_of_memory = is_out_of_memory(error)
     at = math.inf if isinstance(error, PeerFailed) else time.monotonic()  # never the first cause
     return Raised(f"{type(error).__name__}: {error}", traceback.format_exc(), at, out_of_memory)
 
@@ -263,6 +264,11 @@ def give_back() -> None:
     gc.collect()
     comfy.model_management.soft_empty_cache()
     ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed below its newest allocation
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Of a GPU, or of the machine."""
+    return comfy.model_management.is_oom(error) or isinstance(error, MemoryError) or NO_MEMORY in str(error)
 
 
 def attach_plan(model: torch.nn.Module) -> None:

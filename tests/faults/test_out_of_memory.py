@@ -1,5 +1,7 @@
 """A device runs out of memory: one more try, in place where the ranks are in step, else in a new group."""
 
+from pathlib import Path
+
 import pytest
 
 OUT_OF_MEMORY = {"kind": "out of memory", "place": "before the model call"}
@@ -43,3 +45,15 @@ def test_a_second_failure_says_what_there_is_and_what_helps(faults):
     assert "rank 0 (cpu)" in message and "rank 1 (cpu)" in message and "GiB" in message
     assert "fp8_e4m3fn" in message and "smaller image" in message
     faults.assert_right(seed=43)
+
+
+def test_the_machine_s_memory_runs_out(faults):
+    """As torch says it on a CPU; ranks are what the kernel ends first when nobody says it in time."""
+    faults.latent()
+    pids, start = faults.pids(), faults.log_size
+    fault = {"kind": "out of the machine's memory", "place": "before the model call", "rank": -1}
+    faults.assert_right(seed=44, fault=fault)
+    assert "trying once more after freeing the ranks' memory" in faults.log_since(start)
+    assert faults.pids() == pids
+    scores = {pid: int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (*pids, faults.comfy.pid)}
+    assert all(scores[pid] == min(scores[faults.comfy.pid] + 500, 1000) for pid in pids)

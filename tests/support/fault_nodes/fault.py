@@ -41,6 +41,7 @@ KINDS = {
     "slow": lambda: time.sleep(3),
     "raises": fail,
     "out of memory": run_out_of_memory,
+    "out of the machine's memory": lambda: torch.empty(2**50, dtype=torch.uint8),
     "never leaves": never_leave,
 }
 
