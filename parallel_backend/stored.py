@@ -62,6 +62,8 @@ def stored_parameters(model: torch.nn.Module) -> dict[str, Stored]:
 
 def as_parameter(tensor: torch.Tensor) -> torch.Tensor:
     """`tensor` as a module holds it. torch.nn.Parameter would copy the scales of a quantised one."""
+    if isinstance(tensor, torch.nn.Parameter):
+        return tensor
     if type(tensor) is torch.Tensor:
         return torch.nn.Parameter(tensor, requires_grad=False)
     tensor._is_param = True

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 
-from ..stored import Stored
+from ..stored import Stored, as_parameter
 from .unit import Unit
 
 
@@ -55,7 +55,7 @@ class DividedBlocks:
     def __init__(self, units: list[Unit], device: torch.device, offload: bool):
         self._device = device
         self._unit_of = {one.name: (unit, one) for unit in units for one in unit.stored}
-        self._stand_ins = {unit: [(one, one.stand_in(device)) for one in unit.stored] for unit in units}
+        self._stand_ins = {unit: [(one, as_parameter(one.stand_in(device))) for one in unit.stored] for unit in units}
         self._host_memory = HostMemory(device) if offload else None
         self._cuts: dict[Unit, torch.Tensor] = {}
         self._units = units

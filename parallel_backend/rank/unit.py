@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..stored import Stored, inner_tensors, with_inner
+from ..stored import Stored, as_parameter, inner_tensors, with_inner
 
 ALIGNMENT = 256  # bytes; every tensor starts at a multiple, so that kernels may read it in their widest steps
 
@@ -77,7 +77,8 @@ class Unit:
         shown = []
         for one in self.stored:
             parts = iter(self._parts[one.name])
-            shown.append((one, with_inner(one.source, lambda _, parts=parts: _view(buffer, next(parts)))))
+            tensor = with_inner(one.source, lambda _, parts=parts: _view(buffer, next(parts)))
+            shown.append((one, as_parameter(tensor)))
         return shown
 
     def _span(self, part: Part) -> tuple[int, int] | None:
