@@ -130,33 +130,13 @@ class XDiTParallelConfig(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        devices,
-        strategy,
-        ulysses,
-        ring,
-        cfg,
-        batch,
-        pipefusion,
-        attention,
-        unsupported,
-        compile="auto",
-        patches=0,
-        warmup_steps=1,
-        weights="auto",
-    ) -> bool | str:
-        degrees = (ulysses, ring, cfg, batch, pipefusion)
-        others = (attention, unsupported, compile, patches, warmup_steps, weights)
-        if None in (
-            devices,
-            strategy,
-            *degrees,
-            *others,
-        ):  # a link: its value is known, and checked, when the node runs
+    def validate_inputs(cls, devices, strategy, ulysses, ring, cfg, batch, pipefusion) -> bool | str:
+        # Only what depends on each other: ComfyUI repeats a refusal for every input named here, and checks the others.
+        values = (devices, strategy, ulysses, ring, cfg, batch, pipefusion)
+        if None in values:  # a link: its value is known, and checked, when the node runs
             return True
         try:
-            _config(devices, strategy, degrees, *others)
+            _config(devices, strategy, values[2:])
         except ConfigError as error:
             return str(error)
         return True

@@ -122,3 +122,17 @@ def test_manual_degrees(client, comfy, models, devices, options, cfg):
     stock, found = both(client, models, build, devices=devices, **options)
     assert relative_error(found, stock) <= TOLERANCE
     assert len(rank_pids(comfy)) == int(devices[-1])
+
+
+@pytest.mark.parametrize("name", ["attention", "unsupported", "compile", "weights", "patches", "warmup_steps"])
+def test_what_stands_alone_is_refused_once(client, models, name):
+    graph = Graph()
+    wrong = -1 if name in ("patches", "warmup_steps") else "nonsense"
+    config = graph.parallel_config("cpu:2", **{name: wrong})
+    model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=config)
+    latent = graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1)
+    graph.save(graph.sample("KSampler", model, graph.flux_conditioning(1), latent))
+    with pytest.raises(PromptRefused) as refused:
+        client.queue(graph.prompt)
+    (said,) = refused.value.node_errors[config.id]
+    assert name in said and str(wrong) in said
