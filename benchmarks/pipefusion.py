@@ -52,7 +52,7 @@ class Engine:
     def one(self, call):
         self.accelerate("one")
         self._sharded.session = None
-        return warm_and_timed(call)
+        return warm_and_timed(call, self._accelerated is not None)
 
     def ulysses(self, call):
         from xdit_comfyui.parallel_backend.sharding.session import Session
@@ -61,7 +61,7 @@ class Engine:
         groups = self.mesh(ulysses=self._size).sp
         self._sharded.session = Session(replace(groups, symmetric=None) if SLOW else groups)
         try:
-            return warm_and_timed(call)
+            return warm_and_timed(call, self._accelerated is not None)
         finally:
             self._sharded.session = None
 
@@ -76,14 +76,14 @@ class Engine:
         stage = PipelinedModel(self._sharded, mesh.pipe, Schedule(patches, 0), session.note)
         stage.start()
         try:
-            return warm_and_timed(call)
+            return warm_and_timed(call, self._accelerated is not None)
         finally:
             stage.stop()
             self._sharded.session = None
 
 
-def warm_and_timed(call):
-    for _ in range(WARM_CALLS):
+def warm_and_timed(call, compiled: bool):
+    for _ in range(WARM_CALLS if compiled else 2):
         call()
     return timed(call)
 

@@ -26,6 +26,7 @@ WIDTH, HEIGHT, MARGIN, TOP, COLUMNS = 330, 270, 24, 96, 3
 LEFT, RIGHT, ABOVE, BELOW = 44, 64, 40, 40  # of the plot inside its panel
 INK, PALE, PACK, XDIT, LIMIT = "#1f2933", "#d5dae0", "#1a5f99", "#d9822b", "#8a94a0"
 COLOURS_KEPT = 64
+MOST_LINES = 6
 SPELLED = str.maketrans({"²": " px", "×": "x"})  # Pillow's own font has neither
 TITLE = "Times faster than stock ComfyUI on one GPU"
 NAMES = {"pack": "this pack", "xdit": "xDiT 0.7 (xfuser's own wrapper)"}
@@ -162,7 +163,8 @@ def draw_panel(pen: Pen, panel: Panel) -> None:
 
 
 def _ticks(most: float) -> list[float]:
-    step = next(step for step in (0.5, 1, 2, 5, 10, 20, 50, 100) if most / step <= 6)
+    steps = (part * 10**power for power in range(-1, 9) for part in (1, 2, 5))
+    step = next(step for step in steps if most / step <= MOST_LINES)
     return [step * number for number in range(int(most / step) + 1)]
 
 
