@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class Handover:
         self._peer = peer
         self._device = device
         self._dtypes: dict[int, tuple[torch.dtype, ...]] = {}
-        self._posted: list[tuple[torch.Tensor, dist.Work]] | None = None
+        self._posted: deque[list[tuple[torch.Tensor, dist.Work | None]]] = deque()
         self._sent: list[tuple[torch.Tensor, dist.Work]] = []
 
     def send(self, values: Sequence[torch.Tensor], announce: bool) -> None:
@@ -57,19 +58,20 @@ class Handover:
             torch.empty(shape, dtype=dtype, device=self._device)
             for shape, dtype in zip(shapes, self._dtypes[place], strict=True)
         ]
-        self._posted = [
-            (buffer, dist.irecv(buffer, self._peer, group=self._group) if buffer.numel() else None)
-            for buffer in buffers
-        ]
+        self._posted.append(
+            [
+                (buffer, dist.irecv(buffer, self._peer, group=self._group) if buffer.numel() else None)
+                for buffer in buffers
+            ]
+        )
 
-    @property
-    def posted(self) -> bool:
-        return self._posted is not None
-
-    def take(self) -> list[tuple[torch.Tensor, dist.Work]]:
-        """What was posted; wait for each work before its tensor is read."""
-        posted, self._posted = self._posted, None
-        return posted
+    def take(self) -> list[torch.Tensor]:
+        """What was posted first and not taken yet, arrived."""
+        arriving = self._posted.popleft()
+        for _, work in arriving:
+            if work is not None:
+                work.wait()
+        return [buffer for buffer, _ in arriving]
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ class PipelinedModel:
         self._caches = Caches(sharded.pipeline_memory, kind, attentions)
         self._keep_memory = keep_memory
         self._patches, self._patch, self._chunk = 1, 0, self._chunks[0]
+        self._runs: list[tuple[range, int]] = []
+        self._run = self._to_post = 0
         self._received = False
         self._once: dict[torch.nn.Module, Any] = {}
         self._hooks: list = []
@@ -153,13 +155,14 @@ class PipelinedModel:
         def forward(*args, **kwargs):
             call, output = self._sharded.call, None
             self._once.clear()
-            for chunk in self._chunks:
-                for patch in range(self._patches):
-                    self._chunk, self._patch, self._received = chunk, patch, False
-                    if call is not None:
-                        call.reset()
-                    with contextlib.suppress(RunDone):
-                        output = original(*args, **kwargs)
+            self._runs = [(chunk, patch) for chunk in self._chunks for patch in range(self._patches)]
+            self._to_post = 0
+            for run, (chunk, patch) in enumerate(self._runs):
+                self._run, self._chunk, self._patch, self._received = run, chunk, patch, False
+                if call is not None:
+                    call.reset()
+                with contextlib.suppress(RunDone):
+                    output = original(*args, **kwargs)
             for way in (self._pipe.before, self._pipe.after):
                 way.finish()
             self._once.clear()
@@ -206,6 +209,8 @@ class PipelinedModel:
                 if index in chunk:
                     if index == chunk.start > 0 and not self._received:
                         raise ShardingError(f"{self._plan.model}: the blocks before {block.path} were not called")
+                    if index == chunk.stop - 1:
+                        self._post_ahead()
                     with self._block(index):
                         output = original(*args, **kwargs)
                     if index == chunk.stop - 1 and index != final:
@@ -249,27 +254,40 @@ class PipelinedModel:
 
     def _receive(self, like: list[torch.Tensor], index: int) -> list[torch.Tensor]:
         """The outputs of block `index` from the rank before; they have the shapes of its inputs, `like`."""
-        before, shapes = self._pipe.before, [tuple(value.shape) for value in like]
+        before = self._pipe.before
         if not self.in_patches:
             before.hear(index, len(like))
-        if not before.posted:
-            before.post(index, shapes)
-        arriving = before.take()
-        self._post_next(index, shapes)
-        for _, work in arriving:
-            if work is not None:
-                work.wait()
+        if self._to_post == self._run:
+            self._post([tuple(value.shape) for value in like])
         self._received = True
-        return [value for value, _ in arriving]
+        return before.take()
 
-    def _post_next(self, index: int, shapes: list[tuple[int, ...]]) -> None:
-        """Be ready for the patch after this one, while this one is computed."""
-        if self._patch + 1 < self._patches:
-            call, sp, segments = self._sharded.call, self._sharded.session.sp, self._blocks[index].blocks.returns
-            part = (self._patch + 1) * sp.size + sp.rank
-            lengths = [call.layout.split(names).local[part] for names in segments]
-            next_shapes = [(shape[0], length, *shape[2:]) for shape, length in zip(shapes, lengths, strict=True)]
-            self._pipe.before.post(index, next_shapes)
+    def _post(self, shapes: list[tuple[int, ...]]) -> None:
+        """Be ready for what the next run that is not provided for receives."""
+        chunk, patch = self._runs[self._to_post]
+        if self.in_patches:
+            self._sharded.call.cache.arriving[self._patches, patch, chunk.start] = shapes
+        self._pipe.before.post(chunk.start - 1, shapes)
+        self._to_post += 1
+
+    def _post_ahead(self) -> None:
+        """Be ready a block before the next run begins, and for what comes from the round before as many runs before it
+        as the rank that sends it is ahead. Sooner, what waits would take multiprocessors from what computes.
+        """
+        if not self.in_patches:
+            self._to_post = self._run + 1
+            return
+        ahead = self._patches - self._pipe.stages.size if self._pipe.stages.index == 0 else 0
+        while self._to_post < min(self._run + 2 + max(ahead, 0), len(self._runs)):
+            chunk, patch = self._runs[self._to_post]
+            if chunk.start == 0:
+                self._to_post += 1
+                continue
+            shapes = self._sharded.call.cache.arriving.get((self._patches, patch, chunk.start))
+            if shapes is None:  # not yet seen: when the run begins
+                self._to_post = max(self._to_post, self._run + 1)
+                return
+            self._post(shapes)
 
     def _share_output(self, module, args, output):
         """The last stage has the output; all get it."""

@@ -38,35 +38,43 @@ def staged_blocks(model: torch.nn.Module, plan: Plan) -> list[StagedBlock]:
 def own_chunks(blocks: Sequence[StagedBlock], stages: int, stage: int) -> list[range]:
     """The runs of neighbouring blocks that `stage` of `stages` owns, one in each round of all stages.
 
-    The chunks are cut so that the largest has as little to do as can be. A block's work is its weights times the tokens
-    that meet them: one with a stream of its own for text and one for the image has weights for each, of which a token
-    meets half. Raises ShardingError for more stages than blocks.
+    The chunks are cut so that the ranks have as much to do as each other, as far as whole blocks allow. A block's work
+    is its weights times the tokens that meet them: one with a stream of its own for text and one for the image has
+    weights for each, of which a token meets half. Modulations are computed for a call, not for a token.
+    Raises ShardingError for more stages than blocks.
     """
     if stages > len(blocks):
         raise ShardingError(f"{stages} stages need as many blocks, this model has {len(blocks)}")
     rounds = min(MOST_ROUNDS, len(blocks) // stages)
-    return _balanced([_work(block) for block in blocks], stages * rounds)[stage::stages]
+    cuts = _balanced([_work(block) for block in blocks], stages, rounds)
+    return [range(first, last) for first, last in zip(cuts, cuts[1:], strict=False)][stage::stages]
 
 
 def _work(block: StagedBlock) -> float:
     streams = sum(isinstance(argument, Tokens) for argument in block.blocks.arguments.values())
-    return sum(parameter.numel() for parameter in block.module.parameters()) / streams
+    weights = (weight.numel() for name, weight in block.module.named_parameters() if "mod" not in name.lower())
+    return sum(weights) / streams
 
 
-def _balanced(work: Sequence[float], parts: int) -> list[range]:
-    """Cut `work` into `parts` neighbouring runs whose largest sum is the smallest possible."""
-    sums = [0.0, *accumulate(work)]
-    count = len(work)
-    # best[end]: (largest sum, cuts) of work[:end] in the parts so far
-    best = {end: (sums[end], (0,)) for end in range(1, count - parts + 2)}
-    for part in range(2, parts + 1):
-        best = {
-            end: min(
-                (max(best[cut][0], sums[end] - sums[cut]), (*best[cut][1], cut))
-                for cut in range(part - 1, end)
-                if cut in best
-            )
-            for end in range(part, count - parts + part + 1)
-        }
-    cuts = (*best[count][1], count)
-    return [range(first, last) for first, last in zip(cuts, cuts[1:], strict=False)]
+def _balanced(work: Sequence[float], stages: int, rounds: int) -> list[int]:
+    """Where the chunks begin and end. From even cuts on, cuts move by a block as long as the busiest rank, or else the
+    largest chunk, gets less.
+    """
+    sums, parts, count = [0.0, *accumulate(work)], stages * rounds, len(work)
+
+    def cost(cuts: list[int]) -> tuple[float, float]:
+        chunks = [sums[last] - sums[first] for first, last in zip(cuts, cuts[1:], strict=False)]
+        return max(sum(chunks[stage::stages]) for stage in range(stages)), max(chunks)
+
+    cuts = [part * count // parts for part in range(parts + 1)]
+    while True:
+        moved = [
+            [*cuts[:place], cuts[place] + step, *cuts[place + 1 :]]
+            for place in range(1, parts)
+            for step in (-1, 1)
+            if cuts[place - 1] < cuts[place] + step < cuts[place + 1]
+        ]
+        best = min(moved, key=cost, default=cuts)
+        if cost(best) >= cost(cuts):
+            return cuts
+        cuts = best
