@@ -2,12 +2,11 @@
 
 import pytest
 from support.comfy_client import PromptFailed
+from support.compare import TOLERANCE, both
 from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import rank_pids
 from support.tiny_models import SDXL_CONTEXT, SDXL_POOLED, WAN_CONTEXT
-
-TOLERANCE = 1e-5
 
 
 def flux(client, models, weights=None, lora=None, file=None, guidance=1.0, **parallel):
@@ -65,6 +64,19 @@ def test_wan(client, models):
         return client.latent(client.run(graph.prompt), saved.id)
 
     assert relative_error(sampled("shard"), sampled("replicate")) <= TOLERANCE
+
+
+def test_a_sampler_that_stays_in_comfyui(client, models):
+    """Each model call by itself goes to the ranks, and between two calls blocks are gathered ahead."""
+
+    def build(graph, model):
+        latent = graph.add("EmptySD3LatentImage", width=128, height=96, batch_size=1)
+        sampled = graph.sample_custom("SamplerCustomAdvanced", model, graph.flux_conditioning(1), latent)
+        graph.prompt[sampled.id]["inputs"]["sampler"] = list(graph.add("LockedSampler"))
+        return sampled
+
+    stock, found = both(client, models, build, ulysses=2, weights="shard")
+    assert relative_error(found, stock) <= TOLERANCE
 
 
 def error_of(client, graph) -> str:
