@@ -2,16 +2,29 @@
 
 import json
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
+import comfy.model_detection
 import pytest
+import torch
 from support.prompts import Graph
+from support.tiny_models import flux_shapes
 from xdit_comfyui.parallel_backend.config import Degrees, ParallelConfig
 from xdit_comfyui.parallel_backend.host.benchmark import Trial, fastest, strategies
-from xdit_comfyui.parallel_backend.host.benchmark_best import best_file, keep_best, remembered_best
+from xdit_comfyui.parallel_backend.host.benchmark_best import best_file, best_key, keep_best, remembered_best
 from xdit_comfyui.parallel_backend.host.choose import Choice, Workload, choose, refusal
+from xdit_comfyui.parallel_backend.host.devices import DeviceSet
 from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
 
 WORK = Workload("Flux", FLUX, 24, 2, (1, 16, 64, 64))
+OTHER_WORK = (
+    {"conditions": 1},
+    {"latent_shape": (2, 16, 64, 64)},
+    {"latent_shape": (1, 16, 64, 72)},
+    {"together": "PAG"},
+)
+OTHER_CONFIGS = ({"attention": "flash"}, {"compile": "on"}, {"weights": "shard"})
 KEY = {"architecture": "a.Flux", "latent": [1, 16, 64, 64], "devices": ["GPU a", "GPU b"]}
 
 
@@ -89,6 +102,31 @@ def test_a_damaged_file_is_ignored_with_one_warning_and_written_anew(cache, capl
     keep_best(KEY, Degrees(ulysses=2), 0.1)
     assert remembered_best(KEY).degrees == Degrees(ulysses=2)
     assert [path.name for path in cache.parent.iterdir()] == ["best.json"]
+
+
+def patcher_of(dtype=torch.bfloat16, hidden=256, fast=False) -> SimpleNamespace:
+    """A MODEL of a small Flux on meta, as far as a key looks at it."""
+    shapes = flux_shapes(hidden, 1, 1)
+    weights = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()}
+    config = comfy.model_detection.model_config_from_unet(weights, "")
+    config.set_inference_dtype(dtype, None)
+    config.optimizations["fp8"] = fast
+    return SimpleNamespace(model=config.get_model(weights, "", device="meta"))
+
+
+def test_a_key_holds_everything_that_a_measurement_depends_on():
+    config, two = ParallelConfig(compile="off"), DeviceSet("cpu", (0, 1))
+    key = best_key(patcher_of(), WORK, two, config)
+    assert key == json.loads(json.dumps(key)) == best_key(patcher_of(), WORK, two, config)
+    others = [
+        best_key(patcher_of(torch.float16), WORK, two, config),
+        best_key(patcher_of(hidden=512), WORK, two, config),
+        best_key(patcher_of(fast=True), WORK, two, config),
+        best_key(patcher_of(), WORK, DeviceSet("cpu", (0, 1, 2)), config),
+        *(best_key(patcher_of(), replace(WORK, **other), two, config) for other in OTHER_WORK),
+        *(best_key(patcher_of(), WORK, two, replace(config, **other)) for other in OTHER_CONFIGS),
+    ]
+    assert all(other != key for other in others)
 
 
 def test_auto_takes_a_best_that_can_be_had_and_no_other():
