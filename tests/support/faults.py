@@ -21,9 +21,19 @@ FAILING_DEVICES = "failing-devices.json"
 
 
 class FaultGraph:
-    """A tiny Flux on `devices`. `fault` gives the inputs of FaultInRank."""
+    """A tiny Flux on `devices`. `fault` gives the inputs of FaultInRank. `tolerance`: beside stock ComfyUI."""
 
-    def __init__(self, comfy: ComfyInstance, client: ComfyClient, models: ModelShelf, folder: Path):
+    def __init__(
+        self,
+        comfy: ComfyInstance,
+        client: ComfyClient,
+        models: ModelShelf,
+        folder: Path,
+        devices: str = "cpu:2",
+        tolerance: float = TOLERANCE,
+    ):
+        self.devices = devices
+        self.tolerance = tolerance
         self.comfy = comfy
         self.client = client
         self.name = models.flux()
@@ -31,14 +41,14 @@ class FaultGraph:
         self._stock: dict[int, torch.Tensor] = {}
 
     def graph(
-        self, devices="cpu:2", seed=7, steps=4, size=64, fault=None, stock=False, **degrees
+        self, devices=None, seed=7, steps=4, size=64, fault=None, stock=False, **degrees
     ) -> tuple[dict, str, str]:
         """A prompt, its sampler's id and its SaveLatent's id."""
         graph = Graph()
         if stock:
             model = graph.add("UNETLoader", unet_name=self.name, weight_dtype="default")
         else:
-            config = graph.parallel_config(devices, **degrees)
+            config = graph.parallel_config(devices or self.devices, **degrees)
             model = graph.add("XDiTLoader", unet_name=self.name, weight_dtype="default", parallel_config=config)
         if fault:
             inputs = {"rank": 1, "call": 2, "times": 1, "counter": str(self.counter), **fault}
@@ -53,8 +63,9 @@ class FaultGraph:
 
     def assert_right(self, **options) -> None:
         """This run gives stock ComfyUI's latent."""
-        expected = self.latent(stock=True, **{key: value for key, value in options.items() if key in ("seed", "steps")})
-        assert relative_error(self.latent(**options), expected) <= TOLERANCE
+        same = {key: value for key, value in options.items() if key in ("seed", "steps", "size")}
+        expected = self.latent(stock=True, **same)
+        assert relative_error(self.latent(**options), expected) <= self.tolerance
 
     def error(self, within: float = ERROR_WITHIN_S, **options) -> NodeError:
         """The error of a prompt whose ranks run already; it has to come within so many seconds from its start."""

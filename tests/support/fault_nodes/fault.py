@@ -30,6 +30,12 @@ def run_out_of_memory() -> None:
     )
 
 
+def take_most_gpu_memory() -> None:
+    """From now on this process may have 64 MiB more of its GPU than it has: what is larger runs out in earnest."""
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**26) / total)
+
+
 def never_leave() -> None:
     dist.destroy_process_group = lambda *_: time.sleep(LONG)
 
@@ -42,6 +48,7 @@ KINDS = {
     "raises": fail,
     "out of memory": run_out_of_memory,
     "out of the machine's memory": lambda: torch.empty(2**50, dtype=torch.uint8),
+    "little GPU memory": take_most_gpu_memory,
     "never leaves": never_leave,
 }
 
