@@ -2,16 +2,14 @@
 
 import re
 
-import pytest
 from support.prompts import Graph
 
 
-@pytest.mark.parametrize(("rank", "said"), [(-1, "sampling failed on rank"), (1, "while the other ranks went on")])
-def test_a_strategy_that_fails_is_listed(faults, rank, said):
+def test_a_strategy_that_ends_the_ranks_is_listed(faults):
     graph = Graph()
     config = graph.parallel_config("cpu:2")
     model = graph.add("XDiTLoader", unet_name=faults.name, weight_dtype="default", parallel_config=config)
-    fault = {"kind": "raises", "place": "inside the model call", "rank": rank, "call": 2, "times": 1}
+    fault = {"kind": "raises", "place": "inside the model call", "rank": 1, "call": 2, "times": 1}
     model = graph.add("FaultInRank", model=model, counter=str(faults.counter), **fault)
     latent = graph.add("EmptySD3LatentImage", width=72, height=56, batch_size=1)
     positive = graph.flux_conditioning(1)
@@ -20,7 +18,7 @@ def test_a_strategy_that_fails_is_listed(faults, rank, said):
     node = graph.add("XDiTBenchmark", **inputs, **settings)
     (report,) = faults.client.run(graph.prompt).outputs[node.id]["text"]
     measured, refused = report.split("Cannot be had:")
-    assert re.search(r"^ulysses 2: .*" + said, refused, re.MULTILINE), report  # auto's own choice, so the first
+    assert re.search(r"^ulysses 2: .*while the other ranks went on", refused, re.MULTILINE), report  # auto's own choice, so the first
     assert re.search(r"^cfg 2: cfg degree 2", refused, re.MULTILINE), report
     assert re.search(r"^(ring 2|one device) +\d", measured, re.MULTILINE), report
     faults.assert_right(seed=35)
