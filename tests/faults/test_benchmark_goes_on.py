@@ -18,7 +18,8 @@ def test_a_strategy_that_ends_the_ranks_is_listed(faults):
     node = graph.add("XDiTBenchmark", **inputs, **settings)
     (report,) = faults.client.run(graph.prompt).outputs[node.id]["text"]
     measured, refused = report.split("Cannot be had:")
-    assert re.search(r"^ulysses 2: .*while the other ranks went on", refused, re.MULTILINE), report  # auto's own choice, so the first
+    # auto's own choice comes first, so the fault strikes there
+    assert re.search(r"^ulysses 2: .*while the other ranks went on", refused, re.MULTILINE), report
     assert re.search(r"^cfg 2: cfg degree 2", refused, re.MULTILINE), report
     assert re.search(r"^(ring 2|one device) +\d", measured, re.MULTILINE), report
     faults.assert_right(seed=35)
