@@ -66,3 +66,49 @@ def test_absent_modules_hold_no_memory_and_take_no_patches(rank_patcher):
     load(rank_patcher)
     assert weights.nbytes == everything
     assert torch.equal(dict(rank_patcher.model.named_parameters())[GONE], whole)
+
+
+def unit_of(index: int, count: int):
+    """Three parameters, of which one is cast, as a unit of `count` cuts."""
+    from xdit_comfyui.parallel_backend.rank.unit import Unit
+    from xdit_comfyui.parallel_backend.stored import Stored
+
+    generator = torch.Generator().manual_seed(0)
+    module = torch.nn.Module()
+    sources = {
+        "one": (torch.randn(7, 33, generator=generator), None),
+        "two": (torch.randn(129, generator=generator), torch.bfloat16),
+        "three": (torch.randn(64, 5, generator=generator).to(torch.float8_e4m3fn).t(), None),  # not contiguous
+    }
+    stored = [Stored(name, module, name, source, cast) for name, (source, cast) in sources.items()]
+    return Unit(module, stored, index, count)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_cuts_put_together_are_the_parameters(count):
+    units = [unit_of(index, count) for index in range(count)]
+    cuts = [torch.empty(unit.share, dtype=torch.uint8) for unit in units]
+    for unit, cut in zip(units, cuts, strict=True):
+        for one in unit.stored:
+            unit.read(cut, one, torch.device("cpu"))
+    whole = torch.cat(cuts)
+    assert whole.nbytes == units[0].size < 3 * 256 + 256 * count + sum(one.nbytes for one in units[0].stored)
+    views = units[0].views(whole)
+    for one, found in views:
+        expected = one.on(torch.device("cpu"))
+        assert found.dtype == expected.dtype and found.data_ptr() % 4 == 0
+        assert torch.equal(found.float(), expected.float())
+
+    patched = views[0][1].clone() + 1
+    for unit, cut in zip(units, cuts, strict=True):
+        unit.write(cut, unit.stored[0], patched)
+    assert torch.equal(units[0].views(torch.cat(cuts))[0][1], patched)
+
+
+def test_a_patch_that_changes_the_layout_is_refused():
+    from xdit_comfyui.parallel_backend.rank.unit import LayoutChanged
+
+    unit = unit_of(0, 2)
+    for other in (torch.zeros(7, 33, dtype=torch.float16), torch.zeros(8, 33)):
+        with pytest.raises(LayoutChanged, match="one takes another form .* set weights to replicate"):
+            unit.write(torch.empty(unit.share, dtype=torch.uint8), unit.stored[0], other)

@@ -1,13 +1,26 @@
 """Where `auto` puts a model's weights, by what fits."""
 
+from types import SimpleNamespace
+
+import comfy.sd
 import pytest
+import torch
+from support.tiny_models import ModelShelf
 from xdit_comfyui.parallel_backend.config import ConfigError, Degrees, ParallelConfig
 from xdit_comfyui.parallel_backend.host.choose import Workload, choose
-from xdit_comfyui.parallel_backend.host.fit import Footprint, Room, with_weights
+from xdit_comfyui.parallel_backend.host.fit import Footprint, Room, measured_room, with_weights
+from xdit_comfyui.parallel_backend.host.model import XDiTModelPatcher
+from xdit_comfyui.parallel_backend.protocol import Memory, Standing
+from xdit_comfyui.parallel_backend.recipe import Recipe
 from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
 
 GIB = 2**30
 FOOTPRINT = Footprint(blocks=22 * GIB, largest=GIB // 2, rest=GIB)  # as FLUX.1-dev in bf16
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    return ModelShelf(tmp_path_factory.mktemp("fit"))
 
 
 def flux(conditions=1, plan=FLUX, **more):
@@ -76,6 +89,27 @@ def test_what_was_asked_for_and_cannot_be_had_is_refused(work, ranks, config, sa
     with pytest.raises(ConfigError, match=said) as refused:
         placed(100, work, ranks, weights="shard", **config)
     assert "set" in str(refused.value)
+
+
+def test_room_is_measured_in_the_ranks(shelf):
+    """The devices' free memory and what makes room there; the weightless MODEL tells what it needs."""
+    path = shelf.models / "diffusion_models" / shelf.flux()
+    patcher = XDiTModelPatcher.from_recipe(Recipe(comfy.sd.load_diffusion_model, (str(path),)), None)
+    memory = {0: (10 * GIB, ()), 1: (4 * GIB, (("a model", 5 * GIB), ("another", GIB // 2)))}
+    answers = {rank: Standing(memory=Memory(free, 16 * GIB), models=models) for rank, (free, models) in memory.items()}
+    group = SimpleNamespace(
+        devices=SimpleNamespace(kind="cuda", indices=(0, 1)), size=2, ask=lambda stacks: dict(answers)
+    )
+    guider = SimpleNamespace(model_patcher=patcher, conds={"positive": []})
+    room = measured_room(guider, torch.Size((1, 16, 128, 128)), group, FLUX)
+    assert room.free == 9.5 * GIB
+    assert room.activations > 0
+    assert room.footprint.whole == sum(parameter.nbytes for parameter in patcher.model.diffusion_model.parameters())
+    double = patcher.model.diffusion_model.double_blocks[0]
+    assert room.footprint.largest == sum(parameter.nbytes for parameter in double.parameters())
+
+    answers.pop(1)
+    assert measured_room(guider, torch.Size((1, 16, 128, 128)), group, FLUX) is None, "a rank that does not answer"
 
 
 def test_what_was_asked_for_is_taken_whatever_fits():

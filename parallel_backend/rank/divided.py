@@ -61,7 +61,7 @@ class DividedBlocks:
         self._units = units
         self._slots: list[Slot] = []
         self._current: Slot | None = None
-        self._follows = dict(zip(units, units[1:] + units[:1], strict=True))
+        self._follows: dict[Unit, Unit] = {}
         self._before: Unit | None = None
         self._group: dist.ProcessGroup | None = None
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -134,8 +134,12 @@ class DividedBlocks:
     # Gathering
 
     def start(self, group: dist.ProcessGroup) -> None:
-        """Blocks run from now on, on every rank of `group`, each of which holds one cut of every unit."""
+        """Blocks run from now on, on every rank of `group`, each of which holds one cut of every unit.
+
+        The order is learned anew: ranks that read their weights at different times must guess the same.
+        """
         self._group = group
+        self._follows = dict(zip(self._units, self._units[1:] + self._units[:1], strict=True))
 
     def stop(self) -> None:
         """What was gathered ahead is completed, as on every rank of the group, and forgotten."""

@@ -15,11 +15,8 @@ CHOSEN = (
     "flux: plain",
     "flux2: timestep zero references",
     "hidream: plain",
-    "ltx-2: plain",
     "qwen-image: padding mask",
-    "sd3: plain",
     "wan vace: plain",
-    "wan: plain",
 )
 SPLITS = ((2, 1), (1, 2), (3, 1), (2, 1), (2, 2))
 
