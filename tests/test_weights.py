@@ -68,6 +68,26 @@ def test_absent_modules_hold_no_memory_and_take_no_patches(rank_patcher):
     assert torch.equal(dict(rank_patcher.model.named_parameters())[GONE], whole)
 
 
+def test_a_model_that_fails_half_patched_is_let_go(rank_patcher, monkeypatch):
+    from xdit_comfyui.parallel_backend.rank.weights import Weights
+
+    weights, write = rank_patcher.model.xdit_weights, Weights.write
+    plain = dict(rank_patcher.model.named_parameters())[HELD].clone()
+
+    def failing(self, name, tensor):
+        if self.patched:
+            raise torch.OutOfMemoryError("no memory for the second patch")
+        write(self, name, tensor)
+
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(Weights, "write", failing)
+        load(patched(rank_patcher, HELD, GONE))
+    assert weights.nbytes == 0 and not weights.patched
+    load(patched(rank_patcher, GONE))
+    assert weights.patched == {GONE}
+    assert torch.equal(dict(rank_patcher.model.named_parameters())[HELD], plain)
+
+
 def unit_of(index: int, count: int):
     """Three parameters, of which one is cast, as a unit of `count` cuts."""
     from xdit_comfyui.parallel_backend.rank.unit import Unit
