@@ -27,9 +27,9 @@ def flux(conditions=1, plan=FLUX, **more):
     return Workload("Flux", plan, 24 if plan else None, conditions, (1, 16, 128, 128), **more)
 
 
-def placed(free, work=None, ranks=2, activations=2, **config):
+def placed(free, work=None, ranks=2, activations=2, ran_out=False, **config):
     work, config = work or flux(), ParallelConfig(**config)
-    room = Room(FOOTPRINT, free * GIB, activations * GIB, GIB)
+    room = Room(FOOTPRINT, free * GIB, activations * GIB, GIB, ran_out)
     return with_weights(choose(config, ranks, work), config, ranks, work, room)
 
 
@@ -67,6 +67,14 @@ def test_conditions_make_way_for_tokens_where_weights_have_to_be_divided():
 def test_what_fits_nowhere_is_refused_with_the_figures():
     with pytest.raises(ConfigError, match="23.0 GiB do not fit in 3.0 GiB free .* 4.0 GiB with weights sharded"):
         placed(3)
+
+
+def test_after_memory_ran_out_weights_are_divided_if_they_can():
+    choice = placed(100, ran_out=True)
+    assert choice.weights == "shard" and "weights sharded: memory ran out" in str(choice)
+    assert placed(100, flux(conditions=2), ran_out=True).degrees == Degrees(ulysses=2)
+    assert placed(100, flux(plan=None), ran_out=True).weights == "replicate"
+    assert placed(3, ran_out=True).weights == "replicate", "the second try says what there is"
 
 
 def test_what_cannot_be_divided_is_tried_whole():

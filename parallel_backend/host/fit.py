@@ -54,16 +54,24 @@ class Footprint:
 @dataclass(frozen=True)
 class Room:
     """`free`: bytes for this request on the device that has the fewest. `activations`: what one device would need
-    beside the weights, of which `least` is needed however many devices there are.
+    beside the weights, and `least` what each needs however many there are. `ran_out`: memory ran out in this request.
     """
 
     footprint: Footprint
     free: int
     activations: int
     least: int
+    ran_out: bool = False
 
     def fits(self, weights: str, degrees: Degrees) -> bool:
+        if weights == REPLICATE and self.ran_out:
+            return False
         return self.needed(weights, degrees) <= self.free
+
+    def __str__(self) -> str:
+        if self.ran_out:
+            return "memory ran out"
+        return f"{self.footprint.whole / GIB:.1f} GiB do not fit in {self.free / GIB:.1f} GiB free"
 
     def needed(self, weights: str, degrees: Degrees) -> int:
         shared = self.activations // (degrees.sequence * degrees.batch)
@@ -109,17 +117,16 @@ def with_weights(choice: Choice, config: ParallelConfig, ranks: int, work: Workl
         return replace(candidates[0], weights=config.weights)
     if config.weights == REPLICATE or room is None or room.fits(REPLICATE, choice.degrees):
         return choice
-    figures = f"{room.footprint.whole / GIB:.1f} GiB do not fit in {room.free / GIB:.1f} GiB free"
     for weights in (SHARD, SHARD_OFFLOAD):
         for candidate in candidates:
             if room.fits(weights, candidate.degrees):
                 how = "sharded" if weights == SHARD else "sharded and offloaded"
-                return replace(candidate, weights=weights, reason=f"{candidate.reason}; weights {how}: {figures}")
-    if not candidates:
-        return choice  # as ever: it is tried, and running out of memory says what would help
+                return replace(candidate, weights=weights, reason=f"{candidate.reason}; weights {how}: {room}")
+    if not candidates or room.ran_out:
+        return choice  # it is tried, and running out of memory says what would help
     needed = min(room.needed(SHARD_OFFLOAD, candidate.degrees) for candidate in candidates)
     raise ConfigError(
-        f"{work.architecture}: weights of {figures} on the fullest device, nor does the least that a device can work"
+        f"{work.architecture}: weights of {room} on the fullest device, nor does the least that a device can work"
         f" with, {needed / GIB:.1f} GiB with weights sharded and offloaded: take a smaller image or batch, a smaller"
         " file (fp8), or end what else uses the devices; weights set to shard + offload tries nevertheless"
     )

@@ -89,6 +89,8 @@ def _run(
     group = manager.group(devices, config.may_leave_out)
     config = replace(config, compile="on" if compile_wanted(config, devices.kind, work) else "off")
     room = measured_room(guider, arguments["noise"].shape, group, work.plan) if config.weights == "auto" else None
+    if room is not None and free_first:
+        room = replace(room, ran_out=True)
     asked = config if degrees is None else replace(config, strategy="manual", degrees=degrees)
     choice = with_weights(_choice(patcher, config, group, work, degrees), asked, group.size, work, room)
     config = replace(config, weights=choice.weights)
