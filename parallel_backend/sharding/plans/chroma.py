@@ -10,7 +10,6 @@ CHROMA = replace(
     model="comfy.ldm.chroma.model.Chroma",
     gathers=(Gather("final_layer", ("img",)),),
     once=("img_in", "distilled_guidance_layer", "txt_in", "pe_embedder"),
-    graphs=False,
 )
 
 CHROMA_RADIANCE = replace(

@@ -28,4 +28,5 @@ LUMINA = Plan(
     between_patches=frozenset({"noise_refiner", "double_block"}),
     stages=("layers",),
     once=("context_refiner", "noise_refiner"),
+    graphs=True,
 )

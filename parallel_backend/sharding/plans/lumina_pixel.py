@@ -9,5 +9,6 @@ Z_IMAGE_PIXEL_SPACE = replace(
     LUMINA,
     model="comfy.ldm.lumina.model.NextDiTPixelSpace",
     stages=(),
+    graphs=False,
     gathers=(*LUMINA.gathers[:-1], Gather("layers.-1", ("all",))),
 )

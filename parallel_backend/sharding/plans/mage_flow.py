@@ -4,4 +4,4 @@ from dataclasses import replace
 
 from .qwen_image import QWEN_IMAGE
 
-MAGE_FLOW = replace(QWEN_IMAGE, model="comfy.ldm.mage_flow.model.MageFlowTransformer2DModel", stages=())
+MAGE_FLOW = replace(QWEN_IMAGE, model="comfy.ldm.mage_flow.model.MageFlowTransformer2DModel", stages=(), graphs=False)

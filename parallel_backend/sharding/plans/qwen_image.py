@@ -26,6 +26,7 @@ QWEN_IMAGE = Plan(
     heads="transformer_blocks.0.attn.heads",
     residuals={"input": "img"},
     stages=("transformer_blocks",),
+    graphs=True,
     inner_patches={
         "attn1_patch": InnerPatch(
             {"q": 2, "k": 2, "v": 2}, whole={"pe": "image_rotary_emb", "attn_mask": "encoder_hidden_states_mask"}

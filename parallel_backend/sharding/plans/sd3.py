@@ -18,4 +18,5 @@ SD3 = Plan(
     gathers=(Gather("final_layer", ("img",)),),
     residuals={"output": "img"},
     stages=("joint_blocks",),
+    graphs=True,
 )
