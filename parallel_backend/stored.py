@@ -40,11 +40,14 @@ class Stored:
         self.module._parameters[self.attribute] = as_parameter(tensor)
 
     def stand_in(self, device: torch.device) -> torch.Tensor:
-        """Of the source's shape on the device: one element, NaN where there is one, that is seen everywhere.
+        """Of the source's shape and dtype on the device: one element, NaN where there is one, that is seen everywhere.
 
-        ComfyUI moves every parameter of a model to the device, so one that is not there must look as if it was.
+        ComfyUI moves every parameter of a model to the device, so one that is not there must look as if it was. It
+        stands for a quantised one too, whose scales would be copied on the way.
         """
-        return with_inner(self.source, lambda inner: _nothing(self.dtype(inner), device).expand(inner.shape))
+        dtype = self.dtype(self.source)
+        value = float("nan") if dtype.is_floating_point else 0
+        return torch.tensor(value, dtype=torch.float32).to(dtype).to(device).expand(self.source.shape)
 
 
 def stored_parameters(model: torch.nn.Module) -> dict[str, Stored]:
@@ -85,8 +88,3 @@ def with_inner(tensor: torch.Tensor, change: Callable[[torch.Tensor], torch.Tens
     names, how = tensor.__tensor_flatten__()
     inner = {name: change(getattr(tensor, name)) for name in names}
     return type(tensor).__tensor_unflatten__(inner, how, tensor.shape, tensor.stride())
-
-
-def _nothing(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    value = float("nan") if dtype.is_floating_point else 0
-    return torch.tensor(value, dtype=torch.float32).to(dtype).to(device)
