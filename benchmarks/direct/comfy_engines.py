@@ -38,7 +38,8 @@ class ComfyEngine:
         sharded.session = _session(rank, size, device) if size > 1 else None
         self._accelerated = accelerate(self._model, sharded) if device.type == "cuda" else None
         self._identity = (size,)
-        attention_kernel("auto").__enter__()  # until this process ends
+        self._contexts.append(attention_kernel("auto"))  # until this process ends
+        self._contexts[0].__enter__()
 
     def prepare(self, pixels: int, mode: str) -> Callable[[], torch.Tensor]:
         """A call on one image of `pixels` × `pixels`; its output is the latent's shape."""
