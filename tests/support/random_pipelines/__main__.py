@@ -18,17 +18,15 @@ from ..comfy_client import ComfyClient
 from ..tiny_models import ModelShelf
 from .deviation import Deviation, places
 from .plan import by_ranks
-from .report import Record, place_of, render
+from .report import COUNT, RECORD, TABLE, Record, place_of, render
 from .run import Outcome, Runner
 
-RECORD = PACK_ROOT / "docs" / "pipefusion.json"
-TABLE = PACK_ROOT / "docs" / "pipefusion.md"
 MEASURED = ("nodes", "parallel_backend", "tests/support")  # what a result depends on, apart from ComfyUI
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="pipelines", description=__doc__)
-    parser.add_argument("--count", type=int, default=200, help="configurations, from number 0 on")
+    parser.add_argument("--count", type=int, default=COUNT, help="configurations, from number 0 on")
     parser.add_argument("--minutes", type=float, default=9, help="begin no prompt after so many minutes")
     parser.add_argument("--again", action="store_true", help="first forget results of other commits")
     options = parser.parse_args()
