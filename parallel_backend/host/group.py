@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.05
 EXIT_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
+SILENT_SECONDS = 0.3  # the same for ranks that were silent before they were asked
 KILL_SECONDS = 5.0
 # Last lines of a rank that lacks a package: it would lack it the next time too.
 LASTING = ("ModuleNotFoundError:", "ImportError:", "importlib.metadata.PackageNotFoundError:")
@@ -199,8 +200,10 @@ class ProcessGroup:
                 self._ranks[rank].outbox.send(encode(Ask(stacks)))
             except ChannelClosed:
                 asked.discard(rank)
-        deadline = time.monotonic() + ANSWER_SECONDS
-        while standing.keys() != asked and time.monotonic() < deadline and not self._gone and not enough():
+        began = time.monotonic()
+        while (missing := asked - standing.keys()) and not self._gone and not enough():
+            if time.monotonic() - began > (SILENT_SECONDS if missing <= self._watch.silent() else ANSWER_SECONDS):
+                break
             try:
                 rank, answer = self._answers.get(timeout=POLL_SECONDS)
             except queue.Empty:

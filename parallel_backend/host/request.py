@@ -34,7 +34,7 @@ def prepare(group: ProcessGroup, kind: str, payload: Any, degrees: Degrees, conf
     loaded, OutOfMemory, GroupError when a rank is lost, InterruptProcessingException when cancelled meanwhile.
     """
     graph = GraphDescribers()
-    batch = group.blobs.batch()
+    batch = group.blobs.batch(between=comfy.model_management.throw_exception_if_processing_interrupted)
     stream = dumps(payload, batch, graph.describers())
     number = group.next_request()
     group.phase("loading the model")

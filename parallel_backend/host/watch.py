@@ -45,6 +45,10 @@ class Watch:
         if isinstance(message, Heartbeat):
             self._beats[rank] = message
 
+    def silent(self) -> set[int]:
+        """Ranks that gave no sign of life lately, for a second at least."""
+        return {rank for rank, seconds in enumerate(self._silent) if seconds}
+
     def _run(self) -> None:
         before = time.monotonic()
         while not self._ended.wait(TICK_SECONDS):
@@ -73,8 +77,7 @@ class Watch:
         return self._beats[rank] is not None or self._group.ranks[rank].stopped()
 
     def _report_silence(self, rank: int) -> None:
-        silent = {rank for rank, seconds in enumerate(self._silent) if seconds}
-        standing = self._group.ask(True, set(range(self._group.size)) - silent)
+        standing = self._group.ask(True, set(range(self._group.size)) - self.silent())
         why = "its process is stopped (SIGSTOP)" if self._group.ranks[rank].stopped() else "its process hangs"
         self._lose(
             f"{self._group.name(rank)} has given no sign of life for {self._limits.silence:g} s: {why}."

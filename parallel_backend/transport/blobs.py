@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import blake3
@@ -60,11 +61,13 @@ class BlobSender:
     _requests: int = 0
     _calls: int = 0
 
-    def batch(self, call: bool = False) -> BlobBatch:
-        """The blobs of a request, or of a `call` within one."""
+    def batch(self, call: bool = False, between: Callable[[], None] = lambda: None) -> BlobBatch:
+        """The blobs of a request, or of a `call` within one. `between` is called before each tensor is hashed or
+        copied, which takes long for large ones; what it raises ends that.
+        """
         self._calls += 1
         self._requests += not call
-        return BlobBatch(self)
+        return BlobBatch(self, between)
 
     def digest(self, tensor: torch.Tensor, data: memoryview | None, stable: bool) -> bytes:
         """BLAKE3 of the content. For a `stable` tensor (a weight) it is remembered while the tensor lives unchanged."""
@@ -99,12 +102,14 @@ class BlobSender:
 class BlobBatch:
     """The blobs one request names. `add` each, then `arena()` holds those the ranks lack."""
 
-    def __init__(self, sender: BlobSender):
+    def __init__(self, sender: BlobSender, between: Callable[[], None]):
         self._sender = sender
+        self._between = between
         self.used: dict[bytes, bool] = {}
         self._new: dict[bytes, torch.Tensor] = {}
 
     def add(self, tensor: torch.Tensor, stable: bool) -> bytes:
+        self._between()
         digest = self._sender.digest(tensor, None, stable)
         self.used[digest] = stable or self.used.get(digest, False)
         if not self._sender.holds(digest):
@@ -125,6 +130,7 @@ class BlobBatch:
             os.posix_fallocate(descriptor, 0, end)
             with mmap.mmap(descriptor, end) as memory:
                 for span, tensor in zip(spans, self._new.values(), strict=True):
+                    self._between()
                     memory[span.offset : span.offset + span.size] = tensor_bytes(tensor)
         except BaseException:
             os.close(descriptor)

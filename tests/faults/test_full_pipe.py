@@ -38,6 +38,17 @@ def test_cancel_while_a_request_is_sent(faults):
     assert faults.pids() == pids
 
 
+def test_cancel_while_tensors_are_gathered_for_a_request(faults):
+    faults.latent()
+    pids, start = faults.pids(), faults.log_size
+    fault = {**LARGE, "ballast": 0, "tensors": 50}
+    prompt_id = faults.client.queue(faults.graph(seed=69, fault=fault)[0])
+    faults.wait_until(lambda: "on 2 CPU rank(s)" in faults.log_since(start))
+    assert_cancelled_at_once(faults, prompt_id)
+    faults.assert_right(seed=70, fault={**fault, "tensors": 2})
+    assert faults.pids() == pids
+
+
 def test_a_rank_killed_while_a_request_is_sent(faults):
     prompt_id, pids = sent_to_a_stopped_rank(faults, seed=63)
     os.kill(max(pids), signal.SIGKILL)

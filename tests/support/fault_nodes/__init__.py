@@ -1,8 +1,9 @@
 """Test-only nodes that make a rank fail. Linked into a test host's custom_nodes; never registered for users."""
 
+import torch
 from comfy_api.latest import ComfyExtension, io
 
-from .fault import KINDS, PLACES, Ballast, Fault
+from .fault import KINDS, PLACES, Ballast, Fault, Slow
 
 
 class FaultInRank(io.ComfyNode):
@@ -26,14 +27,16 @@ class FaultInRank(io.ComfyNode):
                 io.Int.Input(
                     "ballast", default=0, min=0, max=2**30, optional=True, tooltip="bytes more in the request"
                 ),
+                io.Int.Input("tensors", default=0, min=0, max=1000, optional=True, tooltip="0.2 s to send each"),
             ],
             outputs=[io.Model.Output()],
         )
 
     @classmethod
-    def execute(cls, model, kind, place, rank, call, times, counter, ballast=0) -> io.NodeOutput:
+    def execute(cls, model, kind, place, rank, call, times, counter, ballast=0, tensors=0) -> io.NodeOutput:
         clone = model.clone()
         clone.set_attachments("ballast", Ballast(ballast))
+        clone.set_attachments("tensors", [part for _ in range(tensors) for part in (Slow(), torch.rand(2**15))])
         clone.add_wrapper_with_key("diffusion_model", "fault", Fault(kind, place, rank, call, times, counter))
         return io.NodeOutput(clone)
 

@@ -64,6 +64,14 @@ class Ballast:
         return bytearray, (bytes(self.size),)
 
 
+class Slow:
+    """Takes a while to be pickled."""
+
+    def __reduce__(self):
+        time.sleep(0.2)
+        return Slow, ()
+
+
 class Fault:
     """A DIFFUSION_MODEL wrapper that strikes once the chosen rank reaches the chosen place."""
 
