@@ -47,7 +47,7 @@ def pipelined(patchers: list[Any], mesh: Mesh, session: Session, schedule: Sched
     """
     with contextlib.ExitStack() as stages:
         for model in _planned(patchers) if mesh.pipe is not None else ():
-            stage = PipelinedModel(model, mesh.pipe, schedule, session.note, keep_memory=graphs)
+            stage = PipelinedModel(model, mesh.pipe, schedule, session.note, keep_memory=graphs and model.plan.graphs)
             stages.callback(stage.stop)
             stage.start()
         yield
