@@ -92,7 +92,7 @@ def render(record: Record, wanted: int) -> str:
         " cancels, each drawn by its number (`tests/support/random_pipelines/plan.py`). Every prompt must end within"
         f" {END_WITHIN_S} s, a cancelled one within {CANCELLED_WITHIN_S} s of the cancel. Where all steps are warm-up,"
         " the model is evaluated once only, or there is one patch, the latent must be stock ComfyUI's (relative error"
-        f" at most {TOLERANCE:.0e}); elsewhere it must be finite and within a relative error of {FAR:g}. After a refusal"
+        f" at most {TOLERANCE:.0e}); elsewhere finite and within a relative error of {FAR:g}. After a refusal"
         " and a cancel an exact prompt must come out right, and no rank may have been replaced.",
         "",
         "| | |",
