@@ -1,6 +1,6 @@
 """FLUX.1-dev's shape with its weights whole on every GPU, divided over all, and divided and offloaded to host memory.
 
-    python benchmarks/sharded_weights.py --comfyui PATH --json FILE [--work FOLDER] [--cap GIB]
+    python benchmarks/sharded_weights.py --comfyui PATH --json FILE [--work FOLDER] [--cap GIB] [--parts eager]
     python benchmarks/sharded_weights.py --comfyui PATH --json FILE --tiny      # tries the harness, on two CPU ranks
 
 Writes a model of random bf16 weights and a LoRA for it (25 GB); one rank for each GPU reads them as the pack's ranks
@@ -28,6 +28,7 @@ from model_calls import ROOT, apart
 
 GIB = 2**30
 WAYS = ("replicate", "shard", "shard + offload")
+PARTS = ("eager", "compiled", "capped")
 CALLS, WARM_CALLS = 5, 3
 STRENGTHS = (0.2, 0.3)
 
@@ -137,7 +138,7 @@ def allocated_gib(measure: Measure, peak: bool = False) -> float:
 
 
 def one_way(measure: Measure, way: str, files, sizes, compiled: bool, expected: dict[int, torch.Tensor]) -> dict:
-    """The figures of one way. `expected`: outputs of whole weights, by size; filled by the first way."""
+    """The figures of one way. `expected`: outputs of the first way, by size: eager, whole weights."""
     import comfy.sd
     import comfy.utils
     from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
@@ -153,8 +154,8 @@ def one_way(measure: Measure, way: str, files, sizes, compiled: bool, expected: 
         accelerate(model.diffusion_model, model.xdit_sharded).start(print, (), graphs=False)
     for size in sizes:
         row[f"ms_{size}"], output = measure.timed(model, size)
+        expected.setdefault(size, output.cpu())
         if not compiled:
-            expected.setdefault(size, output.cpu())
             row[f"equal_{size}"] = torch.equal(output.cpu(), expected[size])
         row[f"difference_{size}"] = apart(output.cpu(), expected[size])
     row["peak_gib"] = allocated_gib(measure, peak=True)
@@ -215,7 +216,6 @@ def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None
     measure = Measure(device, Degrees(ulysses=size), rank, 512, shape.context, shape.pooled)
     rows = [{"plain_read_seconds": plain_read(files.unet), "file_gib": files.unet.stat().st_size / GIB}]
     expected: dict[int, torch.Tensor] = {}
-    steps = [(one_way, way, compiled) for compiled in (False, True) for way in WAYS]
 
     def keep(row: dict) -> None:
         rows.append(row)
@@ -229,9 +229,10 @@ def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None
 
     keep(rows.pop())
     with attention_kernel("auto"):
-        for _, way, compiled in steps:
-            keep(one_way(measure, way, files, sizes, compiled, expected))
-        for way in () if options.tiny else WAYS:
+        for compiled in (part == "compiled" for part in ("eager", "compiled") if part in options.parts):
+            for way in WAYS:
+                keep(one_way(measure, way, files, sizes, compiled, expected))
+        for way in WAYS if "capped" in options.parts and not options.tiny else ():
             keep(capped(measure, way, files, 1024, options.cap))
     dist.barrier()
     os._exit(0)  # without waiting for NCCL's own end
@@ -264,6 +265,7 @@ def main() -> int:
     parser.add_argument("--json", required=True, type=Path)
     parser.add_argument("--work", type=Path, help="where the model files are kept; without it in memory, for this run")
     parser.add_argument("--cap", type=float, default=20.0, help="GiB that each process may take in the last runs")
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS, help="what to run, where time is short")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--role", choices=("files", "rank"), help=argparse.SUPPRESS)
     parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
