@@ -5,7 +5,7 @@ import os
 import pytest
 from support.model_matrix import TOLERANCE
 
-STEPS = 4
+STEPS = 3
 FULL = os.environ.get("XDIT_FULL_MATRIX") == "1"
 JOINT, ODD, REFERENCES = {87: (33, 54)}, {42: (7, 35)}, {113: (33, 80)}
 # Case → the segments of each of its attentions over all tokens, by their number of tokens.
