@@ -3,7 +3,9 @@
 scripts/pipelines.py runs two hundred and writes docs/pipefusion.md.
 """
 
+from support.random_pipelines.deviation import SAMPLERS, STEPS, WARMUPS
 from support.random_pipelines.plan import by_ranks
+from support.random_pipelines.report import COUNT, RECORD, TABLE, Record, place_of, render
 from support.random_pipelines.run import Runner
 
 
@@ -15,3 +17,18 @@ def test_twenty_configurations(comfy, client):
     assert {outcome.end for outcome in outcomes} == {"exact", "approximate", "cancelled", "refused"}
     assert all(outcome.good_after for outcome in outcomes if outcome.end in ("cancelled", "refused"))
     assert any(outcome.repeated for outcome in outcomes)
+
+
+def test_the_page_tells_what_the_record_holds():
+    record = Record.read(RECORD)
+    assert sorted(record.outcomes) == list(range(COUNT)) and record.bad == []
+    assert TABLE.read_text() == render(record, COUNT)
+
+
+def test_more_steps_and_more_warm_up_come_closer():
+    found = {place: error for place, (error, _) in Record.read(RECORD).deviations.items()}
+    for sampler in SAMPLERS:
+        for warmup in WARMUPS:
+            assert found[place_of(sampler, 32, warmup)] < found[place_of(sampler, 4, warmup)]
+        for steps in STEPS[1:]:
+            assert found[place_of(sampler, steps, "all but one")] < found[place_of(sampler, steps, "1")]
