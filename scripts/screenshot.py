@@ -44,6 +44,7 @@ THUMBNAILS = {
     "wan22_high_low_text_to_video": ("XDiTLoader", "ModelSamplingSD3"),
     "flux2_sharded": ("XDiTParallelConfig", "XDiTLoader", "CLIPLoader", "EmptyFlux2LatentImage"),
     "wan22_sharded": ("XDiTParallelConfig", "XDiTLoader"),
+    "flux_pipefusion": ("XDiTParallelConfig",),
 }
 
 # Settings of a ComfyUI started here: no dialog, map, menu or counter over the graph; text is drawn at any zoom.
