@@ -10,14 +10,13 @@ captured is, and no other gives another output.
 import argparse
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import traceback
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from direct.launch import one_rank_per_gpu
 
 ROOT = Path(__file__).resolve().parents[1]
 CALLS = 5
@@ -118,10 +117,7 @@ def main() -> int:
         sys.argv = sys.argv[:1]
         with torch.inference_mode():
             serve(options.rank, size, options.store, options)
-    with tempfile.TemporaryDirectory() as folder:
-        shared = [sys.executable, __file__, *sys.argv[1:]]
-        ranks = [subprocess.Popen([*shared, "--rank", str(rank), "--store", f"{folder}/store"]) for rank in range(size)]
-        return max(abs(rank.wait()) for rank in ranks)
+    return one_rank_per_gpu(__file__, size)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,14 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 import types
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from direct.launch import one_rank_per_gpu
 from step_profile import profiled
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -208,10 +207,7 @@ def main() -> int:
         sys.argv = sys.argv[:1]
         with torch.inference_mode():
             serve(options.rank, size, options.store, options)
-    with tempfile.TemporaryDirectory() as folder:
-        shared = [sys.executable, __file__, *sys.argv[1:]]
-        ranks = [subprocess.Popen([*shared, "--rank", str(rank), "--store", f"{folder}/store"]) for rank in range(size)]
-        return max(abs(rank.wait()) for rank in ranks)
+    return one_rank_per_gpu(__file__, size)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,14 @@ would be fresh, so it should be as small as another way of computing makes it), 
 import argparse
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import types
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from direct.launch import one_rank_per_gpu
 from model_calls import CASES, ROOT, apart, chosen, random_model, timed
 
 GIB = 2**30
@@ -157,10 +156,7 @@ def main() -> int:
         sys.argv = sys.argv[:1]
         with torch.inference_mode():
             serve(options.rank, size, options.store, options)
-    with tempfile.TemporaryDirectory() as folder:
-        shared = [sys.executable, __file__, *sys.argv[1:]]
-        ranks = [subprocess.Popen([*shared, "--rank", str(rank), "--store", f"{folder}/store"]) for rank in range(size)]
-        return max(abs(rank.wait()) for rank in ranks)
+    return one_rank_per_gpu(__file__, size)
 
 
 if __name__ == "__main__":
