@@ -10,10 +10,12 @@ from support.random_pipelines.run import Runner
 
 
 def test_twenty_configurations(comfy, client):
-    configurations, outcomes = by_ranks(20), []
+    # The first twenty on two and four ranks; starting three more takes long, and other tests do.
+    configurations = [one for one in by_ranks(25) if one.ranks != 3]
+    outcomes = []
     Runner(comfy, client).run(configurations, outcomes.append)
     assert [outcome for outcome in outcomes if not outcome.good] == []
-    assert len(outcomes) == len(configurations)
+    assert len(outcomes) == len(configurations) == 20
     assert {outcome.end for outcome in outcomes} == {"exact", "approximate", "cancelled", "refused"}
     assert all(outcome.good_after for outcome in outcomes if outcome.end in ("cancelled", "refused"))
     assert any(outcome.repeated for outcome in outcomes)
