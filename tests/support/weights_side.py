@@ -88,6 +88,7 @@ class WeightsSide(ModelSide):
         from torch._dynamo.utils import counters
         from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
 
+        torch._dynamo.reset()  # what other cases compiled in these ranks
         model, notes = case.model(), []
         whole = self._whole_output(case, model)
         sharded = self._sharded(model, ulysses, 1)
