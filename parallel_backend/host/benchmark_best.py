@@ -22,6 +22,7 @@ from .choose import Choice, Workload
 from .devices import DeviceSet
 from .launch import PACK_ROOT
 from .links import device_identities, machine
+from .per_model import once_per_model
 
 FORMAT = 1
 KEPT = 256  # measurements; the oldest go first
@@ -90,9 +91,15 @@ def _kind_of_weights(model: Any) -> str:
     config = model.model_config
     quantized = config.quant_config is not None
     how = (str(model.manual_cast_dtype), sorted(config.optimizations.items()), quantized)
-    weights = model.diffusion_model.state_dict()
+    return hashlib.sha256(repr((how, _layout(model.diffusion_model))).encode()).hexdigest()[:16]
+
+
+@once_per_model
+def _layout(diffusion_model: Any) -> str:
+    """A digest of the names, shapes and dtypes of its weights."""
+    weights = diffusion_model.state_dict()
     kinds = [(name, tuple(value.shape), str(value.dtype)) for name, value in weights.items()]
-    return hashlib.sha256(repr((how, kinds)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(kinds).encode()).hexdigest()
 
 
 def _measurements() -> list[tuple[Key, Best]]:

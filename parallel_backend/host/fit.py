@@ -16,6 +16,7 @@ from ..stored import stored_parameters
 from .choose import Choice, Workload, by_tokens
 from .group import ProcessGroup
 from .memory import GIB
+from .per_model import once_per_model
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,10 @@ class Footprint:
     largest: int
     rest: int
 
-    @classmethod
-    def of(cls, model: torch.nn.Module, plan: Plan | None) -> Footprint:
-        """Of a BaseModel, which may be on meta."""
+    @staticmethod
+    @once_per_model
+    def of(model: torch.nn.Module, plan: Plan | None) -> Footprint:
+        """Of a BaseModel, which may be on meta, and its architecture's plan."""
         paths = block_paths(model.diffusion_model, plan) if plan is not None else ()
         sizes, rest = dict.fromkeys(paths, 0), 0
         for name, stored in stored_parameters(model).items():
@@ -37,7 +39,7 @@ class Footprint:
                 rest += stored.nbytes
             else:
                 sizes[path] += stored.nbytes
-        return cls(sum(sizes.values()), max(sizes.values(), default=0), rest)
+        return Footprint(sum(sizes.values()), max(sizes.values(), default=0), rest)
 
     @property
     def whole(self) -> int:
