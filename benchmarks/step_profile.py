@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -16,6 +17,7 @@ KINDS = {
     "copy": ("memcpy", "memset", "copy_kernel", "catarray"),
 }
 OTHER = "elementwise"
+NAME = 110  # characters of a kernel's name that tell it from others
 
 
 def kind_of(kernel: str) -> str:
@@ -23,12 +25,38 @@ def kind_of(kernel: str) -> str:
     return next((kind for kind, words in KINDS.items() if any(word in name for word in words)), OTHER)
 
 
-def profiled(call: Callable[[], object], calls: int = 3) -> dict[str, float]:
-    """Milliseconds per call on this rank's GPU: of each kind of kernel, with none running ("idle"), and in all.
+@dataclass(frozen=True)
+class Kernels:
+    """What ran on this rank's GPU in `calls` calls that took `total_ms`: (name, start, end in microseconds) each."""
 
-    Kernels that overlap count in full for each kind, so the kinds may add up to more than "total" - "idle".
-    Profiling itself costs CPU time: "idle" is larger than without it where the CPU is the bottleneck.
-    """
+    ran: list[tuple[str, float, float]]
+    calls: int
+    total_ms: float
+
+    def by_kind(self) -> dict[str, float]:
+        """Milliseconds per call: of each kind of kernel, with none running ("idle"), and in all ("total").
+
+        Kernels that overlap count in full for each kind, so the kinds may add up to more than "total" - "idle".
+        Profiling itself costs CPU time: "idle" is larger than without it where the CPU is the bottleneck.
+        """
+        return {name: value / self.calls for name, value in breakdown(self.ran, self.total_ms).items()}
+
+    def longest(self, most: int) -> list[dict]:
+        """Milliseconds and launches per call of the kernels that take the most time."""
+        spent: dict[str, list[float]] = {}
+        for name, start, end in self.ran:
+            spent.setdefault(name[:NAME], []).append((end - start) / 1e3)
+        ranked = sorted(spent.items(), key=lambda item: -sum(item[1]))[:most]
+        return [{"name": name, "ms": sum(ms) / self.calls, "count": len(ms) / self.calls} for name, ms in ranked]
+
+
+def profiled(call: Callable[[], object]) -> dict[str, float]:
+    """Milliseconds per call, as Kernels.by_kind gives them."""
+    return kernels_of(call).by_kind()
+
+
+def kernels_of(call: Callable[[], object], calls: int = 3) -> Kernels:
+    """The kernels of `calls` calls on this rank's GPU, after one that is not looked at."""
     call()
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
@@ -37,12 +65,12 @@ def profiled(call: Callable[[], object], calls: int = 3) -> dict[str, float]:
             call()
         torch.cuda.synchronize()
         seconds = time.perf_counter() - began
-    kernels = [
+    ran = [
         (event.name, event.time_range.start, event.time_range.end)
         for event in profiler.events()
         if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
     ]
-    return {name: value / calls for name, value in breakdown(kernels, seconds * 1e3).items()}
+    return Kernels(ran, calls, seconds * 1e3)
 
 
 def breakdown(kernels: Iterable[tuple[str, float, float]], total_ms: float) -> dict[str, float]:

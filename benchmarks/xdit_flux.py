@@ -7,6 +7,8 @@ Random bf16 weights, made on each GPU; no text encoder, no VAE, no server. Engin
 
 - stock: ComfyUI's own class and order of attention kernels, eager, one GPU;
 - pack: the same class in this pack's ranks, divided by Ulysses; eager, and compiled with CUDA graphs;
+- pack-ring: the same, divided by a ring;
+- stock-fp8, pack-fp8, pack-ring-fp8: with the blocks' weights in scaled fp8, through ComfyUI's fp8 matrix products;
 - xdit: diffusers' class in xfuser's own wrapper, divided by Ulysses, eager and compiled as xfuser's runner for
   FLUX.1-dev does ("reduce-overhead", which is CUDA graphs), and compiled without graphs.
 
@@ -29,6 +31,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from direct.comfy_engines import KINDS
 
 RANK = Path(__file__).resolve().parent / "direct" / "rank.py"
 MODES = ("eager", "compiled", "compiled, no graphs")
@@ -62,7 +65,10 @@ class Run:
         gpus = 2 if self.options.tiny else torch.cuda.device_count()
         sizes = [size for size in self.options.gpus if size <= gpus]
         for engine in self.options.engines:
-            yield from ((engine, size) for size in (sizes if engine != "stock" else (1,)))
+            fitting = (
+                [1] if engine.startswith("stock") else [size for size in sizes if size > 1 or "ring" not in engine]
+            )
+            yield from ((engine, size) for size in fitting)
 
     def measure(self, engine: str, size: int) -> None:
         began, out, log = time.monotonic(), self.folder / "rows", self.folder / "log"
@@ -96,6 +102,8 @@ class Run:
             )
             if "profile" in row:
                 print("  ms of", {kind: round(ms, 2) for kind, ms in row["profile"].items()}, flush=True)
+                for kernel in row["longest"]:
+                    print("  {ms:7.3f} ms, {count:5.1f} × {name}".format_map(kernel), flush=True)
         print(f"{engine} on {size} took {self.took[engine, size]:.0f} s, exit codes {codes}", flush=True)
         self.write()
 
@@ -172,7 +180,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", required=True, help="a ComfyUI tree")
     parser.add_argument("--out", type=Path, required=True, help="the results as JSON")
-    parser.add_argument("--engines", nargs="+", choices=("stock", "pack", "xdit"), default=["stock", "pack", "xdit"])
+    parser.add_argument("--engines", nargs="+", choices=(*KINDS, "xdit"), default=["stock", "pack", "xdit"])
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 2, 4, 8], help="numbers of GPUs")
     parser.add_argument("--pixels", nargs="+", type=int, help="sides of the images; default 1024 2048")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,14 +16,34 @@ ROOT = Path(__file__).resolve().parents[2]
 MODES = ("eager", "compiled")
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a ComfyEngine is: ComfyUI as it comes, or this pack, by ulysses or by a ring; bf16 weights or scaled fp8."""
+
+    stock: bool
+    ring: bool = False
+    fp8: bool = False
+
+
+KINDS = {
+    "stock": Kind(stock=True),
+    "pack": Kind(stock=False),
+    "pack-ring": Kind(stock=False, ring=True),
+    "stock-fp8": Kind(stock=True, fp8=True),
+    "pack-fp8": Kind(stock=False, fp8=True),
+    "pack-ring-fp8": Kind(stock=False, ring=True, fp8=True),
+}
+
+
 class ComfyEngine:
     """One rank's model. `modes` of "stock" is eager; of "pack": eager, and compiled with CUDA graphs."""
 
-    def __init__(self, stock: bool, shape: Shape, rank: int, size: int, device: torch.device):
+    def __init__(self, kind: Kind, shape: Shape, size: int, device: torch.device):
+        stock = kind.stock
         self.modes = MODES[:1] if stock or device.type == "cpu" else MODES
         self._device, self._shape, self._stock = device, shape, stock
         self._dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self._model = _random_flux(shape, device, self._dtype)
+        self._model = _random_flux(shape, device, self._dtype, kind.fp8)
         self._contexts: list = []
         if stock:
             return
@@ -35,7 +56,7 @@ class ComfyEngine:
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
 
         sharded = ShardedModel(self._model, plan_for(self._model))
-        sharded.session = _session(rank, size, device) if size > 1 else None
+        sharded.session = _session(kind, size, device) if size > 1 else None
         self._accelerated = accelerate(self._model, sharded) if device.type == "cuda" else None
         self._identity = (size,)
         self._contexts.append(attention_kernel("auto"))  # until this process ends
@@ -59,27 +80,42 @@ class ComfyEngine:
         return lambda: self._model(x, time, context, y=y, guidance=guidance, transformer_options={})
 
 
-def _session(rank: int, size: int, device: torch.device):
-    from dataclasses import replace
-
+def _session(kind: Kind, size: int, device: torch.device):
+    from xdit_comfyui.parallel_backend.rank.mesh import written_directly
     from xdit_comfyui.parallel_backend.sharding.collectives import new_sequence_groups
     from xdit_comfyui.parallel_backend.sharding.session import Session
-    from xdit_comfyui.parallel_backend.sharding.symmetric import symmetric_exchange
 
-    groups = new_sequence_groups([range(size)], size, 1)
-    if device.type == "cuda":
-        groups = replace(groups, symmetric=symmetric_exchange(groups.ulysses, rank, size, device))
-    return Session(groups)
+    ulysses, ring = (1, size) if kind.ring else (size, 1)
+    groups = new_sequence_groups([range(size)], ulysses, ring)
+    return Session(written_directly(groups, device) if device.type == "cuda" else groups)
 
 
-def _random_flux(shape: Shape, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+def _random_flux(shape: Shape, device: torch.device, dtype: torch.dtype, fp8: bool) -> torch.nn.Module:
+    model = _flux(shape, device, dtype, None)
+    fill(model)
+    if not fp8:
+        return model
+    import comfy.ops
+
+    sys.path.append(str(ROOT / "tests"))
+    from support.quantised import quantised
+
+    weights = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    del model
+    model = _flux(shape, device, dtype, comfy.ops.mixed_precision_ops({}, dtype))
+    # Blocks only, as published files have it.
+    model.load_state_dict(quantised(weights, "_blocks.", "float8_e4m3fn"))
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _flux(shape: Shape, device: torch.device, dtype: torch.dtype, operations) -> torch.nn.Module:
     from comfy.cli_args import args
 
     args.cpu = device.type == "cpu"
     import comfy.ldm.flux.model
     import comfy.ops
 
-    model = comfy.ldm.flux.model.Flux(
+    return comfy.ldm.flux.model.Flux(
         in_channels=16,
         out_channels=16,
         vec_in_dim=shape.pooled,
@@ -97,10 +133,8 @@ def _random_flux(shape: Shape, device: torch.device, dtype: torch.dtype) -> torc
         txt_ids_dims=[],
         device=device,
         dtype=dtype,
-        operations=comfy.ops.disable_weight_init,
+        operations=operations or comfy.ops.disable_weight_init,
     )
-    fill(model)
-    return model
 
 
 def fill(model: torch.nn.Module) -> None:

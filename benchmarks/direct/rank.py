@@ -14,13 +14,14 @@ if __name__ == "__main__":
 
 import torch
 import torch.distributed as dist
-from step_profile import profiled
+from step_profile import kernels_of
 
+from direct.comfy_engines import KINDS, ComfyEngine
 from direct.shape import FLUX_DEV, TINY
 from direct.timing import timed
 
 MOST_CHARACTERS = 600
-ENGINES = ("stock", "pack", "xdit")
+LONGEST = 24  # kernels of a profile that are listed
 
 
 def engine_of(name: str, options: argparse.Namespace, device: torch.device):
@@ -29,9 +30,7 @@ def engine_of(name: str, options: argparse.Namespace, device: torch.device):
         from direct.xdit_engine import XditEngine
 
         return XditEngine(shape, options.rank, options.size, device)
-    from direct.comfy_engines import ComfyEngine
-
-    return ComfyEngine(name == "stock", shape, options.rank, options.size, device)
+    return ComfyEngine(KINDS[name], shape, options.size, device)
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -62,12 +61,15 @@ def measured(engine, row: dict, options: argparse.Namespace) -> dict:
     times, output = timed(call, options.calls, options.rows)
     off = off_one_gpu(output.float().cpu(), Path(options.outputs), row) if options.rank == 0 else None
     found = {"ms": times, "off_one_gpu": off}
-    return {**found, "profile": profiled(call)} if options.profile else found
+    if not options.profile:
+        return found
+    kernels = kernels_of(call)
+    return {**found, "profile": kernels.by_kind(), "longest": kernels.longest(LONGEST)}
 
 
 def off_one_gpu(output: torch.Tensor, folder: Path, row: dict) -> float | None:
     """Relative difference from the same engine's eager output on one GPU; None where that was not measured."""
-    kept = folder / f"{row['engine']}-{row['pixels']}.pt"
+    kept = folder / f"{row['engine'].replace('-ring', '')}-{row['pixels']}.pt"
     if row["gpus"] == 1 and row["mode"] == "eager":
         torch.save(output, kept)
     if not kept.exists():
@@ -78,7 +80,7 @@ def off_one_gpu(output: torch.Tensor, folder: Path, row: dict) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", choices=ENGINES, required=True)
+    parser.add_argument("--engine", choices=(*KINDS, "xdit"), required=True)
     for name in ("rank", "size", "calls", "rows"):
         parser.add_argument(f"--{name}", type=int, required=True)
     for name in ("store", "out", "outputs", "comfyui"):

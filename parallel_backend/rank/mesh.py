@@ -9,9 +9,11 @@ import torch.distributed as dist
 
 from ..config import Degrees
 from ..sharding.collectives import SequenceGroups, new_sequence_groups
+from ..sharding.direct_ring import DirectRing
 from ..sharding.peers import Peers, new_peers
 from ..sharding.pipeline.handover import Pipe, new_pipe
-from ..sharding.symmetric import symmetric_exchange
+from ..sharding.symmetric import SymmetricExchange
+from ..sharding.symmetric_buffers import reach_each_other
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,15 @@ class Mesh:
         return self.sp is not None
 
 
+def written_directly(sp: SequenceGroups, device: torch.device) -> SequenceGroups:
+    """Groups whose transfers go straight into the others' memory, where all their ranks reach it; collective."""
+    if sp.ulysses is not None and reach_each_other(sp.ulysses, sp.ulysses_size, device):
+        sp = replace(sp, symmetric=SymmetricExchange(sp.ulysses, sp.ulysses_rank, sp.ulysses_size, device))
+    if sp.ring is not None and reach_each_other(sp.ring, sp.ring_size, device):
+        sp = replace(sp, direct=DirectRing(sp.ring, sp.ring_rank, sp.ring_size, device))
+    return sp
+
+
 class Meshes:
     def __init__(self, device: torch.device):
         self._device = device
@@ -50,9 +61,8 @@ class Meshes:
         pipeline = sequence * degrees.pipefusion
         sets = [range(first, first + sequence) for first in range(0, total, sequence)]
         sp = new_sequence_groups(sets, degrees.ulysses, degrees.ring)
-        if sp is not None and sp.ulysses is not None and self._device.type == "cuda":
-            direct = symmetric_exchange(sp.ulysses, sp.ulysses_rank, sp.ulysses_size, self._device)
-            sp = replace(sp, symmetric=direct)
+        if sp is not None and self._device.type == "cuda":
+            sp = written_directly(sp, self._device)
         return Mesh(
             degrees,
             active=dist.new_group(range(total)) if total > 1 else None,

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 if TYPE_CHECKING:
+    from .direct_ring import DirectRing
     from .symmetric import SymmetricExchange
 
 
@@ -18,7 +19,8 @@ class SequenceGroups:
 
     Within the sequence group, rank = ring_rank * ulysses_size + ulysses_rank. A group of one rank is None.
     `ranks` are the global ranks of the sequence group, in that order; `sequence` is the group of all of them.
-    `symmetric`: makes the exchanges of the Ulysses group in place of its collectives, where it can be had.
+    `symmetric`: makes the exchanges of the Ulysses group in place of its collectives, where it can be had; `direct`:
+    the same for the ring.
     """
 
     ulysses: dist.ProcessGroup | None
@@ -30,6 +32,7 @@ class SequenceGroups:
     ranks: tuple[int, ...]
     sequence: dist.ProcessGroup | None
     symmetric: "SymmetricExchange | None" = None
+    direct: "DirectRing | None" = None
 
     @property
     def rank(self) -> int:

@@ -1,6 +1,6 @@
 """Ring attention: keys and values travel from rank to rank, partial results are merged by log-sum-exp (2310.01889).
 
-Exact for chunks of any length and for masks. The next chunk is on its way while the current one is computed.
+Exact for chunks of any length and for masks. Chunks are on their way while others are computed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from .collectives import SequenceGroups, TokenSplit, start_shift
+from .direct_ring import DirectRing
 from .lse_attention import attention_with_lse
+from .merge import merge
 
 # Below this the mask's value swallows any score: fp32 scores differ by far less than its last digit.
 _SWALLOWS_SCORES = -1e30
@@ -36,21 +38,40 @@ def ring_attention(
     """
     if mask is not None and mask.dtype != torch.bool:
         q, mask = _settle_masked_rows(q, mask)
-    out = lse = None
-    for owner, (keys, values) in _travelling(torch.stack((k, v)), chunks.local, groups):
+
+    def attend(owner: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         if keys.shape[2] == 0 or q.shape[2] == 0:
-            continue
+            return None
         block = None if mask is None else _columns(mask, chunks.span(owner, owner + 1))
-        part, part_lse = kernel(q, keys, values, block, scale)
-        if out is None:
-            out, lse = part.float(), part_lse
-        else:
-            # nan: neither side has a key for this row yet, both hold zeros
-            weight = torch.sigmoid((part_lse - lse).nan_to_num_(nan=0.0)).unsqueeze(-1)
-            out, lse = torch.lerp(out, part.float(), weight), torch.logaddexp(lse, part_lse)
+        return kernel(q, keys, values, block, scale)
+
+    if groups.direct is not None and groups.direct.fits(k, chunks.local):
+        parts = _direct(k, v, chunks.local, groups.ring_rank, groups.direct, attend)
+    else:
+        parts = (attend(owner, *kv) for owner, kv in _travelling(torch.stack((k, v)), chunks.local, groups))
+    out = lse = None
+    left = sum(length > 0 for length in chunks.local)
+    for part in filter(None, parts):
+        left -= 1
+        out, lse = part if out is None else merge(out, lse, *part, torch.float32 if left else q.dtype)
     if out is None:
         return q.new_zeros(q.shape[0], q.shape[2], q.shape[1] * v.shape[3])
     return out.to(q.dtype).transpose(1, 2).flatten(2)
+
+
+def _direct(
+    k: torch.Tensor, v: torch.Tensor, lengths: Sequence[int], rank: int, direct: DirectRing, attend: Callable
+) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+    """This rank's keys and values are written to the others while it attends to them, then those of the others."""
+    k, v = k.contiguous(), v.contiguous()
+    direct.follow()
+    with direct.beside():
+        others = direct.exchange(k, v, lengths)
+    parts = [attend(rank, k, v)]
+    with direct.beside():
+        parts += [attend(owner, keys, values) for owner, keys, values in others]
+    direct.join()
+    return parts
 
 
 def _travelling(kv: torch.Tensor, lengths: Sequence[int], groups: SequenceGroups) -> Iterator[tuple[int, torch.Tensor]]:

@@ -34,11 +34,12 @@ def sequence_parallel_attention(
     the whole sequences in rank-major order; the same on every rank.
     `kernel(q, k, v, mask)` → [B, L, heads*D] is the attention of one device. It sees whole sequences and a share of the
     heads, key/value heads dividing query heads, and applies `scale` itself. With ring > 1 its place is taken by
-    `kernel_with_lse(q, k, v, mask, scale)` (see `ring_attention`), or by xfuser's USP where `xfuser` is given and can.
+    `kernel_with_lse(q, k, v, mask, scale)` (see `ring_attention`), or by xfuser's USP where `xfuser` is given and can,
+    unless the ranks reach each other's memory.
     Returns [B, l, H*D]. Raises ValueError when the heads or the lengths do not fit.
     """
     _check(q, k, v, groups, split_q, split_kv, mask)
-    if xfuser is not None and groups.ring_size > 1 and kernel_with_lse is None:
+    if xfuser is not None and groups.ring_size > 1 and kernel_with_lse is None and groups.direct is None:
         if xfuser.refusal(q, k, v, split_q, split_kv, mask, scale) is None:
             return xfuser(q, k, v, scale)
 

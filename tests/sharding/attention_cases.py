@@ -1,13 +1,15 @@
 """One attention to be split over ranks: its tensors, what it should give, and how a rank computes its part."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from sharding.shared_files import in_shared_files
 from xdit_comfyui.parallel_backend.sharding import lse_attention, ring, ulysses
 from xdit_comfyui.parallel_backend.sharding.collectives import TokenSplit, new_sequence_groups
+from xdit_comfyui.parallel_backend.sharding.direct_ring import DirectRing
 from xdit_comfyui.parallel_backend.sharding.usp import sequence_parallel_attention
 from xdit_comfyui.parallel_backend.sharding.xfuser_adapter import XfuserUSP
 
@@ -64,22 +66,28 @@ class RankSide:
 
     def __init__(self):
         self._groups = {}
+        self._direct = {}
         self._xfuser = {}
+        in_shared_files()
 
     def answer(self, verb: str, case: AttentionCase) -> torch.Tensor:
-        if verb == "case":
-            return self.attend(case)
-        with without_transfers():
-            return self.attend(case)
+        if verb == "control":
+            with without_transfers():
+                return self.attend(case)
+        return self.attend(case, direct=verb == "direct")
 
-    def attend(self, case: AttentionCase) -> torch.Tensor:
-        """This rank's rows, [B, l, H*D]."""
+    def attend(self, case: AttentionCase, direct: bool = False) -> torch.Tensor:
+        """This rank's rows, [B, l, H*D]. `direct`: a ring that writes into the others' memory."""
         key = (case.ulysses, case.ring, case.sets)
         if key not in self._groups:
             size = case.ulysses * case.ring
             sets = [range(i * size, (i + 1) * size) for i in range(case.sets)]
             self._groups[key] = new_sequence_groups(sets, case.ulysses, case.ring)
         groups = self._groups[key]
+        if direct:
+            if key not in self._direct:
+                self._direct[key] = DirectRing(groups.ring, groups.ring_rank, groups.ring_size, torch.device("cpu"))
+            groups = replace(groups, direct=self._direct[key])
         split_q, split_kv = case.splits
         q, k, v = (
             tensor[:, :, split.span(groups.rank, groups.rank + 1)]

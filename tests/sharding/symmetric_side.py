@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 import random
-import tempfile
 import time
 from dataclasses import replace
-from unittest import mock
 
 import torch
 import torch.distributed as dist
 
-
-class SharedFiles:
-    """Stands for torch's symmetric memory: one file of each rank, mapped by all."""
-
-    def __init__(self, size: int, device: torch.device, group: dist.ProcessGroup):
-        self._group = group
-        own = tempfile.NamedTemporaryFile(delete=False)
-        own.truncate(size)
-        names: list = [None] * dist.get_world_size(group)
-        dist.all_gather_object(names, own.name, group=group)
-        self._maps = [mmap.mmap(os.open(name, os.O_RDWR), size) for name in names]
-        dist.barrier(group)
-        os.unlink(own.name)
-
-    def get_buffer(self, rank: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        count = torch.Size(shape).numel()
-        return torch.frombuffer(self._maps[rank], dtype=dtype, count=count).view(shape)
-
-    def barrier(self, channel: int) -> None:
-        dist.barrier(self._group)
+from .shared_files import in_shared_files
 
 
 class SymmetricSide:
@@ -44,9 +21,8 @@ class SymmetricSide:
 
         size = dist.get_world_size()
         self._plain = new_sequence_groups([range(size)], size, 1)
-        with mock.patch.object(symmetric, "symmetric_memory", mock.Mock()):
-            exchange = symmetric.SymmetricExchange(self._plain.ulysses, dist.get_rank(), size, torch.device("cpu"))
-        symmetric._new_buffer = lambda size, device, group: (None, SharedFiles(size, device, group))
+        in_shared_files()
+        exchange = symmetric.SymmetricExchange(self._plain.ulysses, dist.get_rank(), size, torch.device("cpu"))
         self._direct = replace(self._plain, symmetric=exchange)
 
     def answer(self, verb: str, *arguments):

@@ -1,0 +1,79 @@
+"""A ring whose keys and values are not passed on: each rank writes its own straight into the memory of all others,
+beside the kernels of this rank, which meanwhile attends to its own.
+
+Two buffers take turns. All of it runs on one stream of its own, attention to what came included: who writes into a
+buffer again has passed the barrier of the use before, which every rank enters after its last read of that buffer.
+Between two model calls, which may begin with the buffer that the last one ended with, lies the gather of the image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+
+from .symmetric_buffers import SymmetricBuffers
+
+BUFFERS = 2
+FIRST = -1  # a stream's priority: its small kernels do not wait for the large ones of others
+
+
+class DirectRing:
+    """The keys and values of one ring group, whose ranks exchange theirs in the same order."""
+
+    def __init__(self, group: dist.ProcessGroup, rank: int, size: int, device: torch.device):
+        self._buffers = SymmetricBuffers(group, rank, size, device, BUFFERS)
+        self._stream = torch.cuda.Stream(device, priority=FIRST) if device.type == "cuda" else None
+
+    def fits(self, k: torch.Tensor, lengths: Sequence[int]) -> bool:
+        """k [B, h, l, D]; `lengths[r]`: tokens of ring rank r. The same on all ranks."""
+        return self._buffers.fits(self._elements(k, lengths), k.dtype)
+
+    def exchange(
+        self, k: torch.Tensor, v: torch.Tensor, lengths: Sequence[int]
+    ) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+        """(ring rank, its keys, its values [B, h, l, D]) of all others, for use within `beside`, and until the next
+        exchange. k and v are this rank's, [B, h, l, D] each, contiguous.
+        """
+        buffers, dtype = self._buffers, k.dtype
+        batch, heads, _, dim = k.shape
+        sizes = [batch * heads * length * dim for length in lengths]
+        turn = buffers.next(self._elements(k, lengths), dtype)
+
+        def places(receiver: int, owner: int) -> Iterator[torch.Tensor]:
+            start = 2 * sum(size for rank, size in enumerate(sizes[:owner]) if rank != receiver)
+            for at in (start, start + sizes[owner]):
+                yield buffers.view(turn, receiver, (batch, heads, lengths[owner], dim), dtype, at)
+
+        for rank in buffers.others():
+            for target, own in zip(places(rank, buffers.rank), (k, v), strict=True):
+                target.copy_(own)
+        buffers.barrier(turn)
+        return [(rank, *places(buffers.rank, rank)) for rank in buffers.others()]
+
+    def follow(self) -> None:
+        """What runs in `beside` from now on comes after what this rank has launched so far."""
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream())
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[None]:
+        """On a GPU, beside what is launched outside. Call `join` before the results are used."""
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def join(self) -> None:
+        """What is launched from now on comes after all of `beside`."""
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
+
+    @staticmethod
+    def _elements(k: torch.Tensor, lengths: Sequence[int]) -> int:
+        """What the fullest buffer holds: keys and values of all ranks but the one with the fewest."""
+        batch, heads, _, dim = k.shape
+        return 2 * batch * heads * dim * (sum(lengths) - min(lengths))
