@@ -22,6 +22,9 @@ def flux(conditions=1, shape=IMAGE, steps=20):
     [
         (flux(), 2, None, Degrees(ulysses=2)),
         (flux(), 2, FAST, Degrees(ulysses=2)),
+        (replace(flux(), ring_of_two=True), 2, FAST, Degrees(ring=2)),
+        (replace(flux(), ring_of_two=True), 4, FAST, Degrees(ulysses=4)),
+        (replace(flux(conditions=2), ring_of_two=True), 4, FAST, Degrees(cfg=2, ring=2)),
         (flux(), 2, SLOW, Degrees()),
         (flux(shape=LARGE), 2, SLOW, Degrees(ulysses=2)),
         (Workload("WanModel", WAN, 40, 1, VIDEO), 2, SLOW, Degrees(ulysses=2)),

@@ -15,7 +15,7 @@ import comfy.ldm.modules.attention
 import torch
 
 from ..sharding.attention import ShardedAttention
-from ..sharding.engine import OVERRIDE
+from ..sharding.patches import OVERRIDE
 
 _LIBRARY = torch.library.Library("xdit", "FRAGMENT")
 _LIBRARY.define(
@@ -42,12 +42,21 @@ def _through_operator(local: bool) -> Callable:
         scale=None, enable_gqa=False, low_precision_attention=True, transformer_options=None,
         _inside_attn_wrapper=True,
     ):  # fmt: skip
+        if skip_reshape:
+            q, k = _token_major(q), _token_major(k)
         return torch.ops.xdit.attention(
             q, k, v, heads, mask, function.__name__, local, attn_precision, skip_reshape, skip_output_reshape, scale,
             enable_gqa, low_precision_attention,
         )  # fmt: skip
 
     return override
+
+
+def _token_major(tensor: torch.Tensor) -> torch.Tensor:
+    """[B, H, L, D] that lies in memory as [B, L, H, D]: the kernel that makes it writes it so, and attention's output,
+    which takes over the layout of q, needs no copy to be [B, L, H*D].
+    """
+    return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 # What a compiled block gets as transformer_options: constants, so that no value in them makes it compile again.

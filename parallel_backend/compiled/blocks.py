@@ -12,6 +12,7 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from ..sharding.modules import argument_names, bind, blocks_at, module_at
 from ..sharding.plan import Plan
 from .attention_op import LOCAL_OPTIONS, WHOLE_OPTIONS, attention_options
+from .scaled_fp8 import open_to_the_compiler
 
 OPTIONS = "transformer_options"
 
@@ -33,6 +34,7 @@ class CompiledBlocks:
         for blocks in plan.blocks:
             for block in blocks_at(model, blocks.path):
                 self._replace_forward(block)
+                open_to_the_compiler(block)
                 for name in blocks.local:
                     module_at(block, name).register_forward_pre_hook(_attend_locally, with_kwargs=True)
 

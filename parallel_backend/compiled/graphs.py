@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..sharding import counts
 from ..sharding.attention import ShardedAttention
-from ..sharding.engine import OVERRIDE
+from ..sharding.patches import OVERRIDE
 
 OPTIONS = "transformer_options"
 WARM_CALLS = 2  # calls before a capture: the compiler, NCCL and the attention kernels set themselves up in them

@@ -106,10 +106,10 @@ class BenchmarkSeam(Seam):
         """
         guider = executor.class_obj
         patcher = guider.model_patcher
-        work = workload(guider, arguments)
         own = patcher.parallel_config
         asked = own or ParallelConfig()
         devices = resolve(asked.devices)
+        work = workload(guider, arguments, devices, asked)
         config = replace(asked, strategy="auto", compile=_compile(asked, devices.kind, work))
         with manager.used():
             group = manager.group(devices, config.may_leave_out)

@@ -20,6 +20,7 @@ class Workload:
     `together`: the patch for which all conditions must be rows of one model call, or None. `compiles`: whether there is
     something to compile or to capture. `hook_lora`: whether weights change between model calls. `steps`: of the
     sampler; `blocks`: how many PipeFusion can divide; `undivided_blocks`: why it cannot for this request, or "".
+    `ring_of_two`: whether two ranks that share a sequence are faster as a ring.
     """
 
     architecture: str
@@ -33,6 +34,7 @@ class Workload:
     steps: int = 0
     blocks: int = 0
     undivided_blocks: str = ""
+    ring_of_two: bool = False
 
     @property
     def images(self) -> int:
@@ -98,12 +100,12 @@ def _auto(ranks: int, work: Workload, links: Links | None) -> Choice:
     if images % rest == 0 and small:
         return Choice(by_images, facts)
     if links is None or links.fast or rest == 1:
-        return Choice(_sequence(rest, work.heads, cfg), f"{facts}, {work.heads} heads")
+        return Choice(_sequence(rest, work, cfg), f"{facts}, {work.heads} heads")
     speed = f"at {links.bandwidth / 1e9:.0f} GB/s between the GPUs"
     instead = _pipeline_instead(rest, cfg, work)
     if small:
         return Choice(by_images, f"{facts}; {speed} dividing images this small gains nothing{instead}")
-    return Choice(_sequence(rest, work.heads, cfg), f"{facts}, {work.heads} heads; {speed} that gains little{instead}")
+    return Choice(_sequence(rest, work, cfg), f"{facts}, {work.heads} heads; {speed} that gains little{instead}")
 
 
 def _pipeline_instead(rest: int, cfg: int, work: Workload) -> str:
@@ -117,12 +119,14 @@ def by_tokens(ranks: int, work: Workload) -> Choice | None:
     """Every rank on a share of the tokens; None where that cannot be."""
     if ranks == 1 or work.plan is None:
         return None
-    return Choice(_sequence(ranks, work.heads, cfg=1), "tokens")
+    return Choice(_sequence(ranks, work, cfg=1), "tokens")
 
 
-def _sequence(ranks: int, heads: int, cfg: int) -> Degrees:
+def _sequence(ranks: int, work: Workload, cfg: int) -> Degrees:
     """As much Ulysses as there are heads for, the rest ring."""
-    ulysses = max(part for part in range(1, ranks + 1) if ranks % part == 0 and part <= heads)
+    if ranks == 2 and work.ring_of_two:
+        return Degrees(ring=2, cfg=cfg)
+    ulysses = max(part for part in range(1, ranks + 1) if ranks % part == 0 and part <= work.heads)
     return Degrees(ulysses=ulysses, ring=ranks // ulysses, cfg=cfg)
 
 

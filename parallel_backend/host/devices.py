@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import comfy.model_management
 import torch
 
+from .. import peer_memory
 from ..config import DEFAULT_CPU_RANKS, ConfigError, parse_devices
 
 
@@ -20,6 +21,11 @@ class DeviceSet:
     @property
     def size(self) -> int:
         return len(self.indices)
+
+    @property
+    def share_memory(self) -> bool:
+        """Whether they are GPUs that may write into each other's memory."""
+        return self.kind == "cuda" and peer_memory.wanted() and peer_memory.reachable(self.indices)
 
     def name(self, rank: int) -> str:
         """The device of `rank`, in words."""

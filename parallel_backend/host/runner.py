@@ -15,7 +15,7 @@ import tqdm
 from ..config import ConfigError, Degrees, ParallelConfig
 from ..protocol import Finished, SampleRequest, Step
 from ..sharding.guided_call import patch_between_conditions
-from ..sharding.patches import replaced_blocks
+from ..sharding.patches import OVERRIDE, replaced_blocks
 from ..sharding.pipeline.stages import staged_blocks
 from ..sharding.plan import class_path, heads_of
 from ..sharding.plans import plan_for
@@ -25,7 +25,7 @@ from ..transport.pickling import CannotTravel
 from .benchmark_best import best_key, remembered_best
 from .choose import Choice, Workload, choose, refusal
 from .compiling import compile_wanted, count_sampled
-from .devices import resolve
+from .devices import DeviceSet, resolve
 from .errors import OutOfMemory
 from .events import RunStarted, emit, observed, prompt_id
 from .fit import measured_room, with_weights
@@ -83,7 +83,7 @@ def _run(
     config = patcher.parallel_config or ParallelConfig()
     devices = resolve(config.devices)
     refuse_too_large(arguments["noise"], devices)
-    work = workload(guider, arguments)
+    work = workload(guider, arguments, devices, config)
     if degrees is None:  # what cannot be had is refused before anything starts
         with_weights(choose(config, devices.size, work), config, devices.size, work, None)
     group = manager.group(devices, config.may_leave_out)
@@ -137,8 +137,9 @@ def _sample_here(*run: Any) -> torch.Tensor:
         raise OutOfMemory(f"{error}. {ADVICE}", error.group_lives, final=True) from None
 
 
-def workload(guider: Any, arguments: dict[str, Any]) -> Workload:
+def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet, config: ParallelConfig) -> Workload:
     """`arguments`: those of `guider.outer_sample`."""
+    options = guider.model_options.get("transformer_options", {})
     model = guider.model_patcher.model.diffusion_model
     plan = plan_for(model)
     heads = heads_of(plan, model) if plan is not None else None
@@ -155,7 +156,12 @@ def workload(guider: Any, arguments: dict[str, Any]) -> Workload:
         hook_lora=bool(guider.model_patcher.hook_patches),
         steps=len(arguments["sigmas"]) - 1,
         blocks=len(staged_blocks(model, plan)) if plan is not None else 0,
-        undivided_blocks=replaced_blocks(guider.model_options.get("transformer_options", {})),
+        undivided_blocks=replaced_blocks(options),
+        ring_of_two=plan is not None
+        and plan.ring_of_two
+        and config.attention == "auto"
+        and not options.get(OVERRIDE)
+        and devices.share_memory,
     )
 
 

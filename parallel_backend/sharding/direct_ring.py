@@ -29,23 +29,25 @@ class DirectRing:
 
     def fits(self, k: torch.Tensor, lengths: Sequence[int]) -> bool:
         """k [B, h, l, D]; `lengths[r]`: tokens of ring rank r. The same on all ranks."""
-        return self._buffers.fits(self._elements(k, lengths), k.dtype)
+        batch, heads, _, dim = k.shape
+        return self._buffers.fits(_elements(batch, heads, dim, lengths), k.dtype)
 
     def exchange(
         self, k: torch.Tensor, v: torch.Tensor, lengths: Sequence[int]
     ) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
-        """(ring rank, its keys, its values [B, h, l, D]) of all others, for use within `beside`, and until the next
-        exchange. k and v are this rank's, [B, h, l, D] each, contiguous.
+        """(ring rank, its keys, its values) of all others, for use within `beside`, and until the next exchange.
+
+        k and v are this rank's; all are [B, l, h, D], contiguous.
         """
         buffers, dtype = self._buffers, k.dtype
-        batch, heads, _, dim = k.shape
-        sizes = [batch * heads * length * dim for length in lengths]
-        turn = buffers.next(self._elements(k, lengths), dtype)
+        batch, _, heads, dim = k.shape
+        sizes = [batch * length * heads * dim for length in lengths]
+        turn = buffers.next(_elements(batch, heads, dim, lengths), dtype)
 
         def places(receiver: int, owner: int) -> Iterator[torch.Tensor]:
             start = 2 * sum(size for rank, size in enumerate(sizes[:owner]) if rank != receiver)
             for at in (start, start + sizes[owner]):
-                yield buffers.view(turn, receiver, (batch, heads, lengths[owner], dim), dtype, at)
+                yield buffers.view(turn, receiver, (batch, lengths[owner], heads, dim), dtype, at)
 
         for rank in buffers.others():
             for target, own in zip(places(rank, buffers.rank), (k, v), strict=True):
@@ -72,8 +74,7 @@ class DirectRing:
         if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
 
-    @staticmethod
-    def _elements(k: torch.Tensor, lengths: Sequence[int]) -> int:
-        """What the fullest buffer holds: keys and values of all ranks but the one with the fewest."""
-        batch, heads, _, dim = k.shape
-        return 2 * batch * heads * dim * (sum(lengths) - min(lengths))
+
+def _elements(batch: int, heads: int, dim: int, lengths: Sequence[int]) -> int:
+    """What the fullest buffer holds: keys and values of all ranks but the one with the fewest."""
+    return 2 * batch * heads * dim * (sum(lengths) - min(lengths))

@@ -18,7 +18,7 @@ from .call import Call
 from .errors import ShardingError
 from .inner_patches import wrap_inner
 from .modules import argument_names, bind, blocks_at, check_arguments, module_at
-from .patches import Mode, mode_for
+from .patches import OVERRIDE, Mode, mode_for
 from .plan import Blocks, Gather, Plan, Undivided
 from .residuals import shard_residuals
 from .session import Session
@@ -26,8 +26,6 @@ from .session import Session
 if TYPE_CHECKING:
     from .pipeline.keys_values import Memory
     from .pipeline.pipelined import PipelinedModel
-
-OVERRIDE = "optimized_attention_override"
 
 
 class ShardedModel:

@@ -112,6 +112,8 @@ class Plan:
     stages: the blocks, by path and in the order in which they run, that PipeFusion may divide; each takes what the one
     before it returns. Empty: it cannot.
     once: modules before these blocks that are run once for all patches.
+    ring_of_two: attention takes no masks, and was measured to be faster by a ring than by Ulysses on two GPUs that
+    write into each other's memory (benchmarks/NOTES.md).
     graphs: the forward launches kernels only, by its tensors' shapes: a CUDA graph of it can be replayed.
     """
 
@@ -129,6 +131,7 @@ class Plan:
     block_inputs: frozenset[str] = frozenset()
     stages: tuple[str, ...] = ()
     once: tuple[str, ...] = ()
+    ring_of_two: bool = False
     graphs: bool = False
 
 

@@ -11,6 +11,7 @@ from .collectives import SequenceGroups, TokenSplit, start_shift
 from .direct_ring import DirectRing
 from .lse_attention import attention_with_lse
 from .merge import merge
+from .wide_copy import copy_wide
 
 # Below this the mask's value swallows any score: fp32 scores differ by far less than its last digit.
 _SWALLOWS_SCORES = -1e30
@@ -63,15 +64,25 @@ def _direct(
     k: torch.Tensor, v: torch.Tensor, lengths: Sequence[int], rank: int, direct: DirectRing, attend: Callable
 ) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
     """This rank's keys and values are written to the others while it attends to them, then those of the others."""
-    k, v = k.contiguous(), v.contiguous()
+    own = [_token_major(tensor) for tensor in (k, v)]
     direct.follow()
     with direct.beside():
-        others = direct.exchange(k, v, lengths)
+        others = direct.exchange(*own, lengths)
     parts = [attend(rank, k, v)]
     with direct.beside():
-        parts += [attend(owner, keys, values) for owner, keys, values in others]
+        parts += [attend(owner, keys.transpose(1, 2), values.transpose(1, 2)) for owner, keys, values in others]
     direct.join()
     return parts
+
+
+def _token_major(tensor: torch.Tensor) -> torch.Tensor:
+    """[B, h, l, D] → [B, l, h, D], contiguous."""
+    tensor = tensor.transpose(1, 2)
+    if tensor.is_contiguous():
+        return tensor
+    whole = tensor.new_empty(tensor.shape)
+    copy_wide(whole, tensor)
+    return whole
 
 
 def _travelling(kv: torch.Tensor, lengths: Sequence[int], groups: SequenceGroups) -> Iterator[tuple[int, torch.Tensor]]:

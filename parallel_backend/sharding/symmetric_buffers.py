@@ -7,12 +7,12 @@ enough: who writes into a buffer again must have passed a barrier that every ran
 from __future__ import annotations
 
 import logging
-import os
 
 import torch
 import torch.distributed as dist
 import torch.distributed._symmetric_memory as symmetric_memory
 
+from .. import peer_memory
 from . import counts
 
 LARGEST = 512 * 2**20  # bytes of a buffer: beyond, a collective is as fast and needs no memory of its own
@@ -83,19 +83,11 @@ def _new_buffer(size: int, device: torch.device, group: dist.ProcessGroup) -> tu
 
 
 def reach_each_other(group: dist.ProcessGroup, size: int, device: torch.device) -> bool:
-    """Whether all ranks of the group can have such memory; the same answer on each, by a collective call.
-
-    Not with NCCL_P2P_DISABLE=1 or XDIT_SYMMETRIC_MEMORY=0, nor between devices that cannot reach each other's memory.
-    """
-    wanted = os.environ.get("XDIT_SYMMETRIC_MEMORY", "1") != "0" and os.environ.get("NCCL_P2P_DISABLE", "0") != "1"
-    devices = _gathered(device.index if wanted else NOT_WANTED, size, group)
-    if NOT_WANTED in devices or len(set(devices)) != size or not all(
-        torch.cuda.can_device_access_peer(device.index, other) for other in devices if other != device.index
-    ):  # fmt: skip
-        reachable = False
-    else:
-        reachable = _works(group, device)
-    return all(_gathered(int(reachable), size, group))
+    """Whether all ranks of the group can have such memory; the same answer on each, by a collective call."""
+    devices = _gathered(device.index if peer_memory.wanted() else NOT_WANTED, size, group)
+    possible = NOT_WANTED not in devices and len(set(devices)) == size and peer_memory.reachable(devices)
+    works = possible and _works(group, device)
+    return all(_gathered(int(works), size, group))
 
 
 def _gathered(value: int, size: int, group: dist.ProcessGroup) -> list[int]:

@@ -10,7 +10,7 @@ from comfy.patcher_extension import WrappersMP
 from xdit_comfyui.parallel_backend.compiled import graphs
 from xdit_comfyui.parallel_backend.sharding import counts
 from xdit_comfyui.parallel_backend.sharding.attention import ShardedAttention
-from xdit_comfyui.parallel_backend.sharding.engine import OVERRIDE
+from xdit_comfyui.parallel_backend.sharding.patches import OVERRIDE
 
 
 class Model(torch.nn.Module):

@@ -85,7 +85,8 @@ class ModelSide:
         """The error of the last of `steps` model calls against one device with the same staleness, against one device
         without, and the notes. `segments` as in StaleAttention.
         """
-        from xdit_comfyui.parallel_backend.sharding.engine import OVERRIDE, ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.patches import OVERRIDE
         from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel
         from xdit_comfyui.parallel_backend.sharding.pipeline.schedule import Schedule
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for

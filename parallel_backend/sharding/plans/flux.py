@@ -36,5 +36,6 @@ FLUX = Plan(
     inner_patches=FLUX_PATCHES,
     stages=("double_blocks", "single_blocks"),
     once=("img_in", "time_in", "txt_in", "pe_embedder"),
+    ring_of_two=True,
     graphs=True,
 )
