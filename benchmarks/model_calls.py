@@ -14,15 +14,14 @@ import os
 import statistics
 import sys
 import time
-import types
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from direct.launch import one_rank_per_gpu
+from direct.pack import import_pack
 from step_profile import profiled
 
-ROOT = Path(__file__).resolve().parent.parent
 CALLS = 3
 
 
@@ -124,9 +123,7 @@ def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
 def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None:
     torch.cuda.set_device(rank)
     dist.init_process_group("cpu:gloo,cuda:nccl", store=dist.FileStore(store, size), rank=rank, world_size=size)
-    pack = types.ModuleType("xdit_comfyui")
-    pack.__path__ = [str(ROOT)]
-    sys.modules["xdit_comfyui"] = pack
+    import_pack()
     from xdit_comfyui.parallel_backend.rank.kernels import attention_kernel
     from xdit_comfyui.parallel_backend.sharding.collectives import new_sequence_groups
     from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel

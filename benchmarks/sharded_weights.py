@@ -14,17 +14,17 @@ import argparse
 import gc
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
-import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from model_calls import ROOT, apart
+from direct.launch import files_then_ranks, with_roles
+from direct.pack import import_pack
+from model_calls import apart
 
 GIB = 2**30
 WAYS = ("replicate", "shard", "shard + offload")
@@ -94,22 +94,22 @@ class Measure:
             transformer_options={},
         )
 
-    def timed(self, model, size: int) -> tuple[float, torch.Tensor]:
+    def timed(self, model, call: Callable[[], torch.Tensor], calls: int = CALLS) -> tuple[float, torch.Tensor]:
         """Milliseconds (median) and the output, as in one request: the session and the gathers begin and end."""
         from xdit_comfyui.parallel_backend.sharding.session import Session
 
         model.xdit_sharded.session = Session(self.mesh.sp)
         model.xdit_weights.start(self.group)
         times = []
-        for _ in range(WARM_CALLS + CALLS):
+        for _ in range(WARM_CALLS + calls):
             self.wait()
             began = time.perf_counter()
-            output = self.call(model, size)
+            output = call()
             self.wait()
             times.append((time.perf_counter() - began) * 1e3)
         model.xdit_weights.stop()
         model.xdit_sharded.session = None
-        return sorted(times[WARM_CALLS:])[CALLS // 2], output.float()
+        return sorted(times[WARM_CALLS:])[calls // 2], output.float()
 
 
 def plain_read(path: Path) -> float:
@@ -153,7 +153,7 @@ def one_way(measure: Measure, way: str, files, sizes, compiled: bool, expected: 
     if compiled:
         accelerate(model.diffusion_model, model.xdit_sharded).start(print, (), graphs=False)
     for size in sizes:
-        row[f"ms_{size}"], output = measure.timed(model, size)
+        row[f"ms_{size}"], output = measure.timed(model, lambda: measure.call(model, size))  # noqa: B023
         expected.setdefault(size, output.cpu())
         if not compiled:
             row[f"equal_{size}"] = torch.equal(output.cpu(), expected[size])
@@ -187,7 +187,7 @@ def capped(measure: Measure, way: str, files, size: int, cap: float) -> dict:
     )
     try:
         measure.load(patcher, way)
-        row["ms"], _ = measure.timed(patcher.model, size)
+        row["ms"], _ = measure.timed(patcher.model, lambda: measure.call(patcher.model, size))
         row["holds"] = True
     except Exception as error:
         if not comfy.model_management.is_oom(error):
@@ -204,9 +204,7 @@ def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None
         torch.cuda.set_device(device)
     backend = "gloo" if options.tiny else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=dist.FileStore(store, size), rank=rank, world_size=size)
-    pack = types.ModuleType("xdit_comfyui")
-    pack.__path__ = [str(ROOT)]
-    sys.modules["xdit_comfyui"] = pack
+    import_pack()
     from gpu_run.flux.model_files import FLUX_DEV, TINY
     from xdit_comfyui.parallel_backend.config import Degrees
     from xdit_comfyui.parallel_backend.rank.kernels import attention_kernel
@@ -267,31 +265,16 @@ def main() -> int:
     parser.add_argument("--cap", type=float, default=20.0, help="GiB that each process may take in the last runs")
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS, help="what to run, where time is short")
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--role", choices=("files", "rank"), help=argparse.SUPPRESS)
-    parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--store", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = with_roles(parser)
     size = 2 if options.tiny else torch.cuda.device_count()
-    if options.role:
-        sys.path[1:1] = [options.comfyui, str(ROOT / "tests"), str(ROOT / "scripts")]
-        sys.argv = sys.argv[:1]
-        if options.role == "files":
-            make_files(options)
-            return 0
-        from comfy.cli_args import args
-
-        args.cpu = options.tiny
+    if options.role == "files":
+        make_files(options)
+    elif options.role == "rank":
         with torch.inference_mode():
             serve(options.rank, size, options.store, options)
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        work = options.work or Path(folder)
-        shared = [sys.executable, __file__, *sys.argv[1:], "--work", str(work)]
-        if not work.joinpath("diffusion_models").is_dir():
-            subprocess.run([*shared, "--role", "files"], check=True)
-        shared += ["--role", "rank", "--store", f"{folder}/store"]
-        ranks = [subprocess.Popen([*shared, "--rank", str(rank)]) for rank in range(size)]
-        return max(abs(rank.wait()) for rank in ranks)
+    else:
+        return files_then_ranks(__file__, size, options.work, lambda work: work.joinpath("diffusion_models").is_dir())
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from .pack import ROOT, import_pack
 from .shape import PIXELS_PER_TOKEN, Shape
 
-ROOT = Path(__file__).resolve().parents[2]
 MODES = ("eager", "compiled")
 
 
@@ -47,9 +45,7 @@ class ComfyEngine:
         self._contexts: list = []
         if stock:
             return
-        pack = types.ModuleType("xdit_comfyui")
-        pack.__path__ = [str(ROOT)]
-        sys.modules["xdit_comfyui"] = pack
+        import_pack()
         from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
         from xdit_comfyui.parallel_backend.rank.kernels import attention_kernel
         from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel

@@ -42,7 +42,7 @@ def flags(base) -> list[str]:
 
 @pytest.fixture(scope="module", params=EXCHANGES)
 def gpu_comfy(request, host, tmp_path_factory):
-    """A ComfyUI for each way in which Ulysses exchanges."""
+    """A ComfyUI for each way in which Ulysses and rings exchange."""
     packs = {"xdit-test-nodes": SUPPORT / "host_nodes", "xdit-test-faults": SUPPORT / "fault_nodes"}
     base = make_base_directory(tmp_path_factory.mktemp("gpu-comfyui"), packs)
     environment = {
@@ -64,8 +64,6 @@ def faults(gpu_comfy, tmp_path):
 
 @pytest.fixture(params=["ulysses", "ring"])
 def degrees(request):
-    if request.param == "ring" and "symmetric memory" in request.node.callspec.params.values():
-        pytest.skip("a ring always sends through NCCL")
     return {request.param: 2, "compile": "off"}
 
 
