@@ -46,8 +46,10 @@ def _sequence(devices: DeviceSet, report: Report, links: Links | None) -> list[A
     pipefusion = _pipefusion(fast)
     if fast:
         ring = "together with ulysses, when a model has fewer heads than there are GPUs; else ulysses is faster"
+        if devices.size == 2:
+            ring = "keys and values travel while attention runs: the fastest for Flux; for others try xDiT Benchmark"
         return [Advice("ulysses", FIRST, f"one image over all GPUs; the link is fast ({speed})"),
-                Advice("ring", GOOD if devices.size > 2 else NO, ring), pipefusion]  # fmt: skip
+                Advice("ring", GOOD, ring), pipefusion]  # fmt: skip
     slow = f"the link is slow ({speed}; ulysses wants {FAST_LINK / GB:.0f})"
     why = (
         f"{slow}: it pays for images of 2048² and more, and for video. At 23 GB/s a Flux step took two GPUs 159 ms at"
