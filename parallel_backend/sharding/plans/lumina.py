@@ -14,6 +14,7 @@ def _layers(path: str, segment: str) -> Blocks:
         },
         attention=(segment,),
         returns=((segment,),),
+        once={"adaln_input": ("adaLN_modulation",)},
     )
 
 

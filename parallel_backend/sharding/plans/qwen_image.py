@@ -20,6 +20,7 @@ QWEN_IMAGE = Plan(
             attention=TEXT_IMAGE,
             returns=(("txt",), ("img",)),
             mask="local",
+            once={"temb": ("img_mod", "txt_mod")},
         ),
     ),
     gathers=(Gather("proj_out", ("img",)),),

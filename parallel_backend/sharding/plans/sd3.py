@@ -13,6 +13,7 @@ SD3 = Plan(
             returns=(("txt",), ("img",)),
             then=(("img",),),
             signature="comfy.ldm.modules.diffusionmodules.mmdit:_block_mixing",
+            once={"c": ("context_block.adaLN_modulation", "x_block.adaLN_modulation")},
         ),
     ),
     gathers=(Gather("final_layer", ("img",)),),
