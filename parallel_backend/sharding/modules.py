@@ -75,17 +75,19 @@ def bind(names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> dict[st
 
 
 @contextlib.contextmanager
-def replaced(module: torch.nn.Module, name: str, value: Callable) -> Iterator[None]:
-    """`value` in the place of the method `name` of this one module while the context lasts."""
-    before = vars(module).get(name)
-    setattr(module, name, value)
+def replaced(owner: Any, name: str, value: Callable) -> Iterator[None]:
+    """`value` in the place of the method `name` of this one object, or of a Python module's function, while the context
+    lasts.
+    """
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
         if before is None:
-            delattr(module, name)
+            delattr(owner, name)
         else:
-            setattr(module, name, before)
+            setattr(owner, name, before)
 
 
 def check_arguments(model: str, path: str, wanted: Mapping[str, Any] | Iterable[str], names: tuple[str, ...]) -> None:

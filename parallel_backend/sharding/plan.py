@@ -120,7 +120,9 @@ class Plan:
     block_inputs: inputs of the model with which that is so.
     stages: the blocks, by path and in the order in which they run, that PipeFusion may divide; each takes what the one
     before it returns. Empty: it cannot.
-    once: modules outside these blocks, if the model has them, that are run once for all patches.
+    once: what is run once for all patches outside these blocks: modules, if the model has them, methods of the model,
+    "module:name" of functions. What they give is the same whatever the patch, and each patch writes into its own
+    tokens of it at most.
     graphs: the forward launches kernels only, by its tensors' shapes: a CUDA graph of it can be replayed.
     """
 

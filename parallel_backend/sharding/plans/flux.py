@@ -38,7 +38,9 @@ FLUX = Plan(
     inner_patches=FLUX_PATCHES,
     stages=("double_blocks", "single_blocks"),
     once=(
+        "process_img",
         "img_in",
+        "comfy.ldm.flux.model:timestep_embedding",
         "time_in",
         "guidance_in",
         "vector_in",

@@ -27,6 +27,7 @@ QWEN_IMAGE = Plan(
     heads="transformer_blocks.0.attn.heads",
     residuals={"input": "img"},
     stages=("transformer_blocks",),
+    once=("process_img", "img_in", "txt_norm", "txt_in", "time_text_embed", "pe_embedder"),
     graphs=True,
     inner_patches={
         "attn1_patch": InnerPatch(

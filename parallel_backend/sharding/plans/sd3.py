@@ -19,5 +19,6 @@ SD3 = Plan(
     gathers=(Gather("final_layer", ("img",)),),
     residuals={"output": "img"},
     stages=("joint_blocks",),
+    once=("context_processor", "x_embedder", "t_embedder", "y_embedder", "context_embedder"),
     graphs=True,
 )
