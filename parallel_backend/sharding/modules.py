@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -42,6 +43,11 @@ def blocks_at(model: torch.nn.Module, path: str) -> list[torch.nn.Module]:
     return list(found) if isinstance(found, torch.nn.ModuleList) else [found]
 
 
+def blocks_if_any(model: torch.nn.Module, path: str) -> list[torch.nn.Module]:
+    """As blocks_at, for modules that not every model of the class has: none then."""
+    return blocks_at(model, path) if path in dict(model.named_modules()) else []
+
+
 def argument_names(module: torch.nn.Module, signature: str = "") -> tuple[str, ...]:
     """The arguments of the module's forward, or of the function "module:name" that it hands them on to.
 
@@ -66,6 +72,22 @@ def function_at(name: str) -> Callable:
 def bind(names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """A call's arguments by name."""
     return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Callable) -> Iterator[None]:
+    """`value` in the place of the method `name` of this one object, or of a Python module's function, while the context
+    lasts.
+    """
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
 
 
 def check_arguments(model: str, path: str, wanted: Mapping[str, Any] | Iterable[str], names: tuple[str, ...]) -> None:

@@ -37,6 +37,8 @@ class Blocks:
     gather_keys: submodules whose queries every rank has whole, while their keys are split: the keys are made whole.
     then: the segments of the block's second attention call, third, ..., where they are not those of the first.
     signature: "module:function" whose parameters the block takes, for a forward(*args, **kwargs) that hands them on.
+    once: argument that is the same whatever tokens the block gets → submodules, if the block has them, that compute
+    from it alone (modulations): run once for all patches.
     """
 
     path: str
@@ -48,6 +50,13 @@ class Blocks:
     gather_keys: tuple[str, ...] = ()
     then: tuple[Segments, ...] = ()
     signature: str = ""
+    once: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if cut := self.once.keys() & self.arguments.keys():
+            raise ValueError(
+                f"{self.path}: {', '.join(cut)} is cut for each patch, so nothing computed from it is shared"
+            )
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,9 @@ class Plan:
     block_inputs: inputs of the model with which that is so.
     stages: the blocks, by path and in the order in which they run, that PipeFusion may divide; each takes what the one
     before it returns. Empty: it cannot.
-    once: modules before these blocks that are run once for all patches.
+    once: what is run once for all patches outside these blocks: modules, if the model has them, methods of the model,
+    "module:name" of functions. What they give is the same whatever the patch, and each patch writes into its own
+    tokens of it at most.
     ring_of_two: attention takes no masks, and was measured to be faster by a ring than by Ulysses on two GPUs that
     write into each other's memory (benchmarks/NOTES.md).
     graphs: the forward launches kernels only, by its tensors' shapes: a CUDA graph of it can be replayed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -12,14 +13,15 @@ import torch
 from support.comfy import import_comfy
 from support.guided_side import GuidedCall
 from support.parity import relative_error
-from support.pipeline_side import IDENTITY, StaleAttention, run_steps
+from support.pipeline_side import IDENTITY, LinearRuns, StaleAttention, run_steps
 
 TREE = "XDIT_TEST_COMFYUI"
 
 
 class ModelSide:
     """Answers ("parity", case name, ulysses, ring, mode, exchange), ("guided", case name, cfg, batch, ulysses),
-    ("compiled", case name, ulysses, ring, compiler backend) and ("pipeline", case name, ...) as the methods say.
+    ("compiled", case name, ulysses, ring, compiler backend), ("pipeline", case name, ...) and ("once", case name, ...)
+    as the methods say.
     """
 
     def __init__(self):
@@ -36,6 +38,7 @@ class ModelSide:
             "guided": self._guided,
             "compiled": self._compiled,
             "pipeline": self._pipeline,
+            "once": self._once,
         }
         return verbs[verb](self._cases[name], *arguments)
 
@@ -87,28 +90,65 @@ class ModelSide:
         """
         from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
         from xdit_comfyui.parallel_backend.sharding.patches import OVERRIDE
-        from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel
-        from xdit_comfyui.parallel_backend.sharding.pipeline.schedule import Schedule
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
-        from xdit_comfyui.parallel_backend.sharding.session import Session
 
         model = case.model()
         exact = run_steps(model, case, steps, {})
         stale = StaleAttention(segments, patches, ulysses, exact_calls=max(1, warmup))
         reference = run_steps(model, case, steps, {OVERRIDE: stale}, stale.next_call)
+        sharded = ShardedModel(model, plan_for(model))
+        found, notes = self._staged_steps(case, sharded, stages, ulysses, patches, warmup, steps)
+        return relative_error(found[-1], reference[-1]), relative_error(found[-1], exact[-1]), notes
+
+    def _once(
+        self, case, stages: int, patches: int, compiled: bool
+    ) -> tuple[float, dict[str, int], dict[str, int], list[str]]:
+        """A pipeline as its plan says, beside one in which every patch computes all: the error of the last of three
+        model calls, how often each Linear of the one and of the other ran in it, and the notes.
+        """
+        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
+        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.plans import plan_for
+
+        plan = plan_for(case.model())
+        each = replace(plan, once=(), blocks=tuple(replace(blocks, once={}) for blocks in plan.blocks))
+        outputs, runs, said = [], [], []
+        for made in (plan, each):
+            model = case.model()
+            counted, sharded = LinearRuns(model), ShardedModel(model, made)
+            with torch.inference_mode():
+                if compiled:
+                    accelerate(model, sharded, backend=counted.backend).start(said.append, (), graphs=False)
+                found, notes = self._staged_steps(case, sharded, stages, 1, patches, 1, 3, counted.runs.clear)
+            outputs.append(found[-1])
+            runs.append(dict(counted.runs))
+            said += notes
+        return relative_error(*outputs), *runs, said
+
+    def _staged_steps(
+        self, case, sharded, stages: int, ulysses: int, patches: int, warmup: int, steps: int, each=lambda: None
+    ) -> tuple[list[torch.Tensor], list[str]]:
+        """The outputs of the model calls as a pipeline, before each of which `each` is called, and the notes."""
+        from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel
+        from xdit_comfyui.parallel_backend.sharding.pipeline.schedule import Schedule
+        from xdit_comfyui.parallel_backend.sharding.session import Session
 
         mesh = self._mesh(ulysses, 1, pipefusion=stages)
-        sharded = ShardedModel(model, plan_for(model))
         session = sharded.session = Session(mesh.sp)
         schedule = Schedule(patches, warmup, steps)
         pipelined = PipelinedModel(sharded, mesh.pipe, schedule, session.note)
+
+        def before_step(step: int) -> None:
+            schedule.done = step
+            each()
+
         pipelined.start()
         try:
-            found = run_steps(model, case, steps, IDENTITY, lambda step: setattr(schedule, "done", step))
+            found = run_steps(sharded.model, case, steps, IDENTITY, before_step)
         finally:
             pipelined.stop()
             sharded.session = None
-        return relative_error(found[-1], reference[-1]), relative_error(found[-1], exact[-1]), session.notes
+        return found, session.notes
 
     def _whole_output(self, case, model) -> torch.Tensor:
         if case.name not in self._whole:

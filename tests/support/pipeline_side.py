@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch._dynamo.backends.debugging import aot_eager
 
 IDENTITY = {"uuids": ["a condition"]}
 FEEDBACK = 0.3  # how much of a call's output goes into the next call's latent
@@ -69,3 +71,31 @@ class StaleAttention:
             counts = torch.tensor([size + (part < rest) for part in range(self._parts)])
             numbers.append((torch.arange(self._parts) // self._ranks).repeat_interleave(counts))
         return torch.cat(numbers)
+
+
+class LinearRuns:
+    """How often each Linear of a model ran, by its path, in compiled blocks too if they are compiled by `backend`."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.runs: Counter[str] = Counter()
+        self._paths: dict[int, str] = {}
+        for path, module in model.named_modules():
+            if isinstance(module, torch.nn.Linear):
+                self._paths[module.weight.data_ptr()] = path
+                module.register_forward_hook(self._ran)
+
+    def _ran(self, module, args, output) -> None:
+        if not torch.compiler.is_compiling():
+            self.runs[self._paths[module.weight.data_ptr()]] += 1
+
+    def backend(self, graph: torch.fx.GraphModule, examples: list) -> Callable:
+        places = {node: place for place, node in enumerate(graph.graph.find_nodes(op="placeholder"))}
+        linear = graph.graph.find_nodes(op="call_function", target=torch.nn.functional.linear)
+        weights = [places[node.args[1]] for node in linear]
+        compiled = aot_eager(graph, examples)
+
+        def run(*inputs):
+            self.runs.update(self._paths[inputs[place].data_ptr()] for place in weights)
+            return compiled(*inputs)
+
+        return run

@@ -19,11 +19,12 @@ from ..arguments import Tokens
 from ..call import Call
 from ..engine import ShardedModel
 from ..errors import ShardingError
-from ..modules import argument_names, bind, blocks_at, module_at
+from ..modules import argument_names, bind, module_at, replaced
 from ..patches import Mode, replaced_blocks
 from .caches import Caches, conditions_of
 from .handover import Pipe
 from .keys_values import ConditionCache
+from .once import Once, callables_at
 from .schedule import Schedule
 from .stages import StagedBlock, own_chunks, staged_blocks
 
@@ -65,9 +66,8 @@ class PipelinedModel:
         self._runs: list[tuple[range, int]] = []
         self._run = self._to_post = 0
         self._received = False
-        self._once: dict[torch.nn.Module, Any] = {}
-        self._hooks: list = []
-        self._originals: list[tuple[torch.nn.Module, str, Callable | None]] = []
+        self._once = Once()
+        self._started = contextlib.ExitStack()
 
     def start(self) -> None:
         name = "_forward" if hasattr(self._model, "_forward") else "forward"
@@ -75,29 +75,20 @@ class PipelinedModel:
         for index, block in enumerate(self._blocks):
             self._replace(block.module, "forward", self._staged(index, block))
         for path in self._plan.once:
-            for module in blocks_at(self._model, path):
-                self._replace(module, "forward", self._run_once(module))
+            for owner, name in callables_at(self._model, path):
+                self._replace(owner, name, self._run_once((owner, name)))
         final = module_at(self._model, self._plan.gathers[-1].path)
-        self._hooks.append(final.register_forward_hook(self._share_output))
+        self._started.callback(final.register_forward_hook(self._share_output).remove)
         self._sharded.pipeline = self
 
     def stop(self) -> None:
         self._sharded.pipeline = None
-        for hook in self._hooks:
-            hook.remove()
-        for module, name, before in reversed(self._originals):
-            if before is None:
-                delattr(module, name)
-            else:
-                setattr(module, name, before)
-        self._hooks.clear()
-        self._originals.clear()
+        self._started.close()
         self._sharded.pipeline_memory = self._caches.memory() if self._keep_memory else {}
 
-    def _replace(self, module: torch.nn.Module, name: str, wrap: Callable[[Callable], Callable]) -> None:
-        original = getattr(module, name)
-        self._originals.append((module, name, vars(module).get(name)))
-        setattr(module, name, functools.wraps(original)(wrap(original)))
+    def _replace(self, owner: Any, name: str, wrap: Callable[[Callable], Callable]) -> None:
+        original = getattr(owner, name)
+        self._started.enter_context(replaced(owner, name, functools.wraps(original)(wrap(original))))
 
     # What the engine asks
 
@@ -153,25 +144,31 @@ class PipelinedModel:
 
     def _in_runs(self, original: Callable) -> Callable:
         def forward(*args, **kwargs):
-            call, output = self._sharded.call, None
-            self._once.clear()
-            self._runs = [(chunk, patch) for chunk in self._chunks for patch in range(self._patches)]
-            self._to_post = 0
-            for run, (chunk, patch) in enumerate(self._runs):
-                self._run, self._chunk, self._patch, self._received = run, chunk, patch, False
-                if call is not None:
-                    call.reset()
-                with contextlib.suppress(RunDone):
-                    output = original(*args, **kwargs)
+            call = self._sharded.call
+            with self._once.model_call() if self.in_patches else contextlib.nullcontext():
+                output = self._each_run(call, lambda: original(*args, **kwargs))
             for way in (self._pipe.before, self._pipe.after):
                 way.finish()
-            self._once.clear()
             if call is not None and call.cache is not None and not call.cache.streams:
                 self._agree_on_room(call.cache)
                 call.cache.streams = tuple(length for _, length in call.layout.lengths)
             return output
 
         return forward
+
+    def _each_run(self, call: Call | None, run_forward: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The output of the last run."""
+        output = None
+        self._runs = [(chunk, patch) for chunk in self._chunks for patch in range(self._patches)]
+        self._to_post = 0
+        for run, (chunk, patch) in enumerate(self._runs):
+            self._run, self._chunk, self._patch, self._received = run, chunk, patch, False
+            self._once.begin_run()
+            if call is not None:
+                call.reset()
+            with contextlib.suppress(RunDone):
+                output = run_forward()
+        return output
 
     def _agree_on_room(self, cache: ConditionCache) -> None:
         """After the first model call of some conditions. Raises ShardingError on all stages where one is short."""
@@ -183,18 +180,16 @@ class PipelinedModel:
                 " of conditions on each device, and that is not free; use ulysses, a smaller image, or more devices"
             )
 
-    def _run_once(self, module: torch.nn.Module) -> Callable[[Callable], Callable]:
+    def _run_once(self, who: Hashable) -> Callable[[Callable], Callable]:
         """What comes before the stages is the same in every run."""
 
         def wrap(original: Callable) -> Callable:
-            def forward(*args, **kwargs):
-                if not self.in_patches:
+            def once(*args, **kwargs):
+                if not self._once.active:
                     return original(*args, **kwargs)
-                if module not in self._once:
-                    self._once[module] = original(*args, **kwargs)
-                return self._once[module]
+                return self._once.of(who, lambda: original(*args, **kwargs))
 
-            return forward
+            return once
 
         return wrap
 
@@ -212,7 +207,7 @@ class PipelinedModel:
                     if index == chunk.stop - 1:
                         self._post_ahead()
                     with self._block(index):
-                        output = original(*args, **kwargs)
+                        output = self._run_block(block, original, args, kwargs)
                     if index == chunk.stop - 1 and index != final:
                         self._hand_over(_as_tuple(output))
                     return output
@@ -227,6 +222,12 @@ class PipelinedModel:
             return forward
 
         return wrap
+
+    def _run_block(self, block: StagedBlock, original: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if not self._once.active:
+            return original(*args, **kwargs)
+        with self._once.inside(block, kwargs) as shared:  # the engine gives all arguments by name
+            return original(*args, **{**kwargs, **shared})
 
     @contextlib.contextmanager
     def _block(self, index: int) -> Iterator[None]:

@@ -9,7 +9,13 @@ CHROMA = replace(
     FLUX,
     model="comfy.ldm.chroma.model.Chroma",
     gathers=(Gather("final_layer", ("img",)),),
-    once=("img_in", "distilled_guidance_layer", "txt_in", "pe_embedder"),
+    once=(
+        "img_in",
+        "comfy.ldm.chroma.model:timestep_embedding",
+        "distilled_guidance_layer",
+        "txt_in",
+        "pe_embedder",
+    ),
 )
 
 CHROMA_RADIANCE = replace(

@@ -14,6 +14,7 @@ def _layers(path: str, segment: str) -> Blocks:
         },
         attention=(segment,),
         returns=((segment,),),
+        once={"adaln_input": ("adaLN_modulation",)},
     )
 
 
@@ -27,6 +28,6 @@ LUMINA = Plan(
     heads="n_heads",
     between_patches=frozenset({"noise_refiner", "double_block"}),
     stages=("layers",),
-    once=("context_refiner", "noise_refiner"),
+    once=("t_embedder", "clip_text_pooled_proj", "time_text_embed", "patchify_and_embed"),
     graphs=True,
 )

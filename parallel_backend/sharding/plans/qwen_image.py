@@ -20,12 +20,14 @@ QWEN_IMAGE = Plan(
             attention=TEXT_IMAGE,
             returns=(("txt",), ("img",)),
             mask="local",
+            once={"temb": ("img_mod", "txt_mod")},
         ),
     ),
     gathers=(Gather("proj_out", ("img",)),),
     heads="transformer_blocks.0.attn.heads",
     residuals={"input": "img"},
     stages=("transformer_blocks",),
+    once=("process_img", "img_in", "txt_norm", "txt_in", "time_text_embed", "pe_embedder"),
     graphs=True,
     inner_patches={
         "attn1_patch": InnerPatch(

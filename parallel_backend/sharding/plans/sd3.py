@@ -13,10 +13,12 @@ SD3 = Plan(
             returns=(("txt",), ("img",)),
             then=(("img",),),
             signature="comfy.ldm.modules.diffusionmodules.mmdit:_block_mixing",
+            once={"c": ("context_block.adaLN_modulation", "x_block.adaLN_modulation")},
         ),
     ),
     gathers=(Gather("final_layer", ("img",)),),
     residuals={"output": "img"},
     stages=("joint_blocks",),
+    once=("context_processor", "x_embedder", "t_embedder", "y_embedder", "context_embedder"),
     graphs=True,
 )

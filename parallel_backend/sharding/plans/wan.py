@@ -18,6 +18,7 @@ WAN = Plan(
     blocks=(WAN_BLOCKS,),
     gathers=(Gather("head", ("img",), {"e": PerFrame("img")}),),
     stages=("blocks",),
+    once=("rope_encode", "time_embedding", "time_projection", "text_embedding", "img_emb"),
     inner_patches={"attn1_patch": InnerPatch({"x": 1, "q": 1, "k": 1}), "attn2_patch": InnerPatch({"x": 1})},
 )
 

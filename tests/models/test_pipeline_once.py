@@ -1,0 +1,31 @@
+"""A model call in patches computes modulations once, and gives what it gives when each patch computes them."""
+
+import re
+
+import pytest
+from support.model_matrix import TOLERANCE
+
+PATCHES = 4
+# Case → what the paths of the modulations match. The last stage runs that of the final layer for each patch.
+MODULATIONS = {
+    "flux: plain": r"_blocks.*mod",
+    "flux2: plain": r"_stream_modulation",
+    "sd3.5 medium: plain": r"_blocks.*adaLN",
+    "qwen-image: plain": r"_mod\.",
+    "z-image: plain": r"^layers.*adaLN",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "compiled"),
+    [*((name, False) for name in MODULATIONS), ("flux: plain", True), ("sd3.5 medium: plain", True)],
+)
+def test_modulations_run_once_for_each_model_call(rank_sets, name, compiled):
+    def times(runs):
+        return {count for path, count in runs.items() if re.search(MODULATIONS[name], path)}
+
+    for error, once, for_each, notes in rank_sets[2].run(("once", name, 2, PATCHES, compiled)):
+        assert error <= (TOLERANCE if compiled else 0)
+        assert times(once) == {1}, once
+        assert min(times(for_each)) >= PATCHES, for_each
+        assert notes == []
