@@ -1,5 +1,7 @@
 """One attention to be split over ranks: its tensors, what it should give, and how a rank computes its part."""
 
+import random
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from unittest import mock
@@ -30,6 +32,8 @@ class AttentionCase:
     token_major: bool = False  # memory as the models' qkv projections leave it, [B, L, H, D]
     through: str = "ours"  # or "xfuser", or "xfuser refuses": xfuser offered, our path expected
     plain_kernel: bool = False  # the ring's softmax in plain torch operations
+    seed: int = 7
+    late: bool = False  # ranks take their time before they read what came
     sets: int = 1  # sequence groups side by side, each computing the same
 
     @property
@@ -38,7 +42,7 @@ class AttentionCase:
 
     def tensors(self) -> list[torch.Tensor]:
         """q, k, v of the whole sequence, [B, heads, L, D]."""
-        generator = torch.Generator().manual_seed(7)
+        generator = torch.Generator().manual_seed(self.seed)
         split_q, split_kv = self.splits
         kv_heads = self.kv_heads or self.heads
         shapes = [(self.heads, split_q.total), (kv_heads, split_kv.total), (kv_heads, split_kv.total)]
@@ -70,7 +74,9 @@ class RankSide:
         self._xfuser = {}
         in_shared_files()
 
-    def answer(self, verb: str, case: AttentionCase) -> torch.Tensor:
+    def answer(self, verb: str, case: AttentionCase | list[AttentionCase]) -> torch.Tensor | list[torch.Tensor]:
+        if verb == "direct, in a row":
+            return [self.attend(one, direct=True) for one in case]
         if verb == "control":
             with without_transfers():
                 return self.attend(case)
@@ -117,7 +123,7 @@ class RankSide:
             mask=case.mask,
             scale=case.scale,
             xfuser=xfuser,
-            kernel_with_lse=plain_attention_with_lse if case.plain_kernel else None,
+            kernel_with_lse=plain_attention_with_lse if case.plain_kernel else late_attention if case.late else None,
         )
 
 
@@ -129,6 +135,11 @@ def plain_attention_with_lse(q, k, v, mask, scale):
         mock.patch.object(lse_attention, "_SCORES_AT_ONCE", 200),
     ):
         return lse_attention.attention_with_lse(q, k, v, mask, scale)
+
+
+def late_attention(q, k, v, mask, scale):
+    time.sleep(random.random() * 0.01)
+    return lse_attention.attention_with_lse(q, k, v, mask, scale)
 
 
 @contextmanager
