@@ -31,7 +31,8 @@ def run_out_of_memory() -> None:
 
 
 def take_most_gpu_memory() -> None:
-    """From now on this process may have 64 MiB more of its GPU than it has: what is larger runs out in earnest."""
+    """From now on this process may have 64 MiB more of its GPU than it uses: what is larger runs out in earnest."""
+    torch.cuda.empty_cache()
     total = torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**26) / total)
 
