@@ -13,6 +13,7 @@ their waiting, copies, element-wise kernels, idle. Several --patches of one size
 """
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -72,12 +73,16 @@ class Engine:
         finally:
             self._sharded.session = None
 
-    def pipefusion(self, call, patches: int):
+    def pipefusion(self, call, patches: int, rounds: int, carveout: int):
+        """In chunks of blocks for `rounds` rounds; GEMMs leave `carveout` multiprocessors to others."""
+        from xdit_comfyui.parallel_backend.sharding.pipeline import stages
         from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel
         from xdit_comfyui.parallel_backend.sharding.pipeline.schedule import Schedule
         from xdit_comfyui.parallel_backend.sharding.session import Session
 
-        self.accelerate("pipefusion", patches)
+        self.accelerate("pipefusion", patches, rounds, carveout)
+        stages.MOST_ROUNDS = rounds
+        torch._C._set_sm_carveout_experimental(carveout or None)
         mesh = self.mesh(pipefusion=self._size)
         session = self._sharded.session = Session(mesh.sp)
         stage = PipelinedModel(self._sharded, mesh.pipe, Schedule(patches, 0), session.note)
@@ -87,6 +92,7 @@ class Engine:
         finally:
             stage.stop()
             self._sharded.session = None
+            torch._C._set_sm_carveout_experimental(None)
 
     def _measured(self, call):
         for _ in range(WARM_CALLS if self._accelerated is not None else 2):
@@ -127,8 +133,9 @@ def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None
             one_ms, one, profiles = engine.one(call)
             show_profiles(rank, name, "one GPU", profiles)
             ways = {} if options.without_ulysses else {"ulysses": lambda: engine.ulysses(call)}  # noqa: B023
-            for patches in options.patches:
-                ways[f"pipefusion, {patches} patches"] = lambda patches=patches: engine.pipefusion(call, patches)  # noqa: B023
+            for setting in itertools.product(options.patches, options.rounds, options.carveout):
+                label = ", ".join(map("{} {}".format, setting, ("patches", "rounds", "multiprocessors left")))
+                ways[f"pipefusion, {label}"] = lambda setting=setting: engine.pipefusion(call, *setting)  # noqa: B023
             for way, measure in ways.items():
                 torch.cuda.reset_peak_memory_stats()
                 before = torch.cuda.memory_allocated()
@@ -162,6 +169,8 @@ def main() -> int:
     parser.add_argument("--json", required=True)
     parser.add_argument("--cases", nargs="*", default=["flux"], help="words of the names of the cases to run")
     parser.add_argument("--patches", nargs="*", type=int, default=[4, 6, 8, 12])
+    parser.add_argument("--rounds", nargs="*", type=int, default=[4], help="chunks of blocks that a rank owns at most")
+    parser.add_argument("--carveout", nargs="*", type=int, default=[0], help="multiprocessors that GEMMs leave free")
     parser.add_argument("--without-ulysses", action="store_true")
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--profile", action="store_true")

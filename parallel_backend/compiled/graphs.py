@@ -73,8 +73,11 @@ class GraphedForward:
         self._refused: set[Hashable] = set()
         self._pool = None
         self._original = model.forward
+        if not hasattr(model, "_forward"):  # PipeFusion replaces it: the runs of all patches go into one graph
+            model._forward = model.forward
+            self._original = lambda *args, **kwargs: model._forward(*args, **kwargs)
 
-        @functools.wraps(self._original)
+        @functools.wraps(model.forward)
         def forward(*args, **kwargs):
             return self._forward(*args, **kwargs)
 

@@ -126,6 +126,16 @@ def test_what_a_graph_rests_on_changed(model, graphed, change):
     assert replays(graphed) == [2, 1]
 
 
+def test_a_pipeline_lies_inside_of_the_graph(model, graphed):
+    """Also where ComfyUI's class has no `_forward`, as SD3's: what ends early is a run, not the captured call."""
+    inner, runs = model._forward, []
+    model._forward = lambda *args, **kwargs: runs.append(len(graphed.captured)) or inner(*args, **kwargs)
+    graphed.start(print, "pipefusion 2")
+    calls(model)
+    assert replays(graphed) == [2]
+    assert len(runs) == graphs.WARM_CALLS + 1 + 2  # a capture, here a call, and two replays
+
+
 def test_weights_changed_in_place_are_seen(model, graphed):
     graphed.start(print, "ulysses 2")
     calls(model)

@@ -131,7 +131,8 @@ class PipelinedModel:
         call.cache = cache = self._caches.of(conditions)
         if cache.calls and not schedule.warming(cache.calls):
             sequence = self._sharded.session.sp.size
-            self._patches = schedule.choose(cache.streams, self._pipe.stages.size, sequence, self._note)
+            stages, chunks = self._pipe.stages.size, len(self._chunks)
+            self._patches = schedule.choose(cache.streams, stages, chunks, sequence, self._note)
         cache.calls += 1
 
     def _inexact_alone(self, call: Call, options: dict[str, Any]) -> str:

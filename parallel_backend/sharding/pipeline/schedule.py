@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 PATCH_TOKENS = 1024  # a patch much smaller leaves a large GPU idle within its kernels
 MOST_PATCHES = 8
+SHORT_WAIT = 1 / 16  # of what a rank computes: less is not worth more and smaller patches
 
 
 @dataclass
@@ -29,11 +31,16 @@ class Schedule:
         """Whether a model call is exact, before which these conditions had `calls`."""
         return calls < self.warmup if self.steps is None else self.done < self.warmup
 
-    def choose(self, streams: tuple[int, ...], stages: int, ranks: int, note: Callable[[str], None]) -> int:
-        """The number of patches for streams of these lengths on `stages` of `ranks` each; every rank holds tokens of
-        every stream of a patch.
+    def choose(
+        self, streams: tuple[int, ...], stages: int, chunks: int, ranks: int, note: Callable[[str], None]
+    ) -> int:
+        """The number of patches for streams of these lengths on `stages` of `ranks` each, which own `chunks` of blocks;
+        every rank holds tokens of every stream of a patch.
+
+        With M patches a rank waits (stages - 1) / (chunks * M) of the time that it computes.
         """
-        wanted = self.patches or max(stages, min(MOST_PATCHES, max(streams) // PATCH_TOKENS))
+        enough = math.ceil((stages - 1) / (chunks * SHORT_WAIT))
+        wanted = self.patches or max(stages, min(enough, MOST_PATCHES, max(streams) // PATCH_TOKENS))
         possible = max(1, min(wanted, min(streams) // ranks))
         if possible < wanted:
             note(f"{possible} patches instead of {wanted}: the shortest stream has {min(streams)} tokens")
