@@ -23,6 +23,7 @@ from ..sharding.session import Session
 from .accelerate import accelerated
 from .agreement import Agreement
 from .kernels import attention_kernel
+from .lock_step import in_lock_step
 from .mesh import Mesh, Meshes
 
 
@@ -93,7 +94,8 @@ def sample(
         if options.compile:
             contexts.enter_context(accelerated(patchers, mesh, options.attention, session.note))
         contexts.enter_context(pipelined(patchers, mesh, session, schedule, options.compile))
-        _put_first(guider.model_options, WrappersMP.CALC_COND_BATCH, _dividers(mesh, session.note))
+        lock_step = contexts.enter_context(in_lock_step(patchers, mesh))
+        _put_first(guider.model_options, WrappersMP.CALC_COND_BATCH, _dividers(mesh, session.note) + lock_step)
         _restore_rng(request.rng)
         agreement.stop_if_cancelled()
         latent = call_outer_sample(executor.execute, arguments)

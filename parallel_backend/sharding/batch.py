@@ -48,8 +48,10 @@ class BatchParallel:
         return [_gather_rows(result, sizes, self._peers) for result in results]
 
     def _evaluate(self, executor, model, conds, x_in, timestep, model_options, rows: range) -> list[torch.Tensor]:
-        if not rows:
-            return [x_in[:0] for _ in conds]
+        if not rows:  # still one call, as on the other ranks
+            return [
+                result[:0] for result in executor(model, [None] * len(conds), x_in[:1], timestep[:1], model_options)
+            ]
         own = [None if cond is None else [self._cut(part, rows, x_in.shape[0]) for part in cond] for cond in conds]
         index = slice(rows.start, rows.stop)
         return executor(model, own, x_in[index], timestep[index], model_options)
