@@ -76,12 +76,14 @@ def shelf(tmp_path_factory):
     return ModelShelf(tmp_path_factory.mktemp("divided"))
 
 
-@pytest.mark.parametrize(("kind", "size"), [(kind, 2 + i % 2) for i, kind in enumerate(FORMATS)])
-def test_files_with_a_lora_that_comes_changes_and_goes(rank_sets, shelf, kind, size):
+@pytest.mark.parametrize(
+    ("kind", "size", "axis"), [(kind, 2 + i % 2, ("ulysses", "cfg", "batch")[i % 3]) for i, kind in enumerate(FORMATS)]
+)
+def test_files_with_a_lora_that_comes_changes_and_goes(rank_sets, shelf, kind, size, axis):
     file = shelf.models / "diffusion_models" / shelf.quantised_flux(kind)
     lora = shelf.models / "loras" / shelf.flux_lora()
     weights = ("shard", "shard + offload")[size % 2]
-    for outputs, same, figures in rank_sets[size].run(("files", str(file), str(lora), size, weights)):
+    for outputs, same, figures in rank_sets[size].run(("files", str(file), str(lora), axis, size, weights)):
         assert all(same)
         assert min((outputs[1] - outputs[0]).norm(), (outputs[2] - outputs[1]).norm()) > 0.05 * outputs[0].norm()
         assert (outputs[3] == outputs[0]).all()

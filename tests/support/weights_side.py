@@ -39,8 +39,8 @@ class Figures:
 
 class WeightsSide(ModelSide):
     """Answers ("divided", case name, ulysses, ring, offload), ("compiled and divided", case name, ulysses),
-    ("files", model, lora, world size, weights), ("over groups", case name, ...) and ("one group fails", case name, ...)
-    too.
+    ("files", model, lora, axis, world size, weights), ("over groups", case name, ...) and
+    ("one group fails", case name, ...) too, as the methods say.
     """
 
     def __init__(self):
@@ -199,7 +199,9 @@ class WeightsSide(ModelSide):
         weights.start(self._groups.get(degrees))
         return weights
 
-    def _files(self, model: str, lora: str, size: int, weights: str) -> tuple[list[torch.Tensor], list[bool], Figures]:
+    def _files(
+        self, model: str, lora: str, axis: str, size: int, weights: str
+    ) -> tuple[list[torch.Tensor], list[bool], Figures]:
         """A model file's outputs with replicated weights at each of STRENGTHS, whether divided weights gave the very
         same ones, and the rank's figures.
         """
@@ -213,7 +215,7 @@ class WeightsSide(ModelSide):
         from xdit_comfyui.parallel_backend.rank.store import ModelStore
         from xdit_comfyui.parallel_backend.recipe import Recipe
 
-        degrees = Degrees(ulysses=size)
+        degrees = Degrees(**{axis: size})
         store = ModelStore(torch.device("cpu"), attach_plan)
         base = store.base(Recipe(comfy.sd.load_diffusion_model, (model,)).identity())
         lora = comfy.utils.load_torch_file(lora)
