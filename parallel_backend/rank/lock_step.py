@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,13 +28,15 @@ from .unit import Unit
 
 FAILED = -1
 
+Result = TypeVar("Result")
+
 
 class LockStep:
     """A CALC_COND_BATCH wrapper around what one rank evaluates of a guided call, inside those that divide the call.
 
     `group`: all ranks that share `divided`, the blocks of each model of the request, in the same order on every rank.
-    Beside guided calls all ranks run the same model calls, and nothing is agreed. Raises PeerFailed inside a model call
-    when another rank raised in its own.
+    Beside guided calls all ranks run the same model calls, and nothing is agreed. Inside nothing may wait for a rank in
+    any other way. Raises PeerFailed inside a model call when another rank raised in its own.
     """
 
     def __init__(self, group: dist.ProcessGroup, divided: list[DividedBlocks]):
@@ -45,9 +47,16 @@ class LockStep:
         self._failed = False
 
     def __call__(self, executor, *guided_call: Any) -> list[torch.Tensor]:
+        return self.around(lambda: executor(*guided_call))
+
+    def around(self, part: Callable[[], Result]) -> Result:
+        """`part()`, once every rank is done with its own. Every rank calls this equally often, also one inside another.
+
+        Raises what `part` raised here, PeerFailed when it raised elsewhere.
+        """
         outer, self._inside = self._inside, True
         try:
-            results = executor(*guided_call)
+            result = part()
             self._take_turns(until=len(self._turns))
         except BaseException:
             if not self._failed:
@@ -56,7 +65,7 @@ class LockStep:
         finally:
             self._inside = outer
             self._failed = self._failed and outer
-        return results
+        return result
 
     def wait_for(self, unit: Unit) -> None:
         """Until every rank is about to gather `unit`."""
@@ -83,18 +92,18 @@ class LockStep:
 
 
 @contextlib.contextmanager
-def in_lock_step(patchers: list[Any], mesh: Mesh) -> Iterator[list[Callable]]:
-    """The LockStep of a request whose weights are divided over cfg or batch groups, if they are: [it], else []."""
+def in_lock_step(patchers: list[Any], mesh: Mesh) -> Iterator[LockStep | None]:
+    """The LockStep of a request whose weights are divided over cfg or batch groups, None for others."""
     models = {id(patcher.model): patcher.model for patcher in patchers}
     divided = [model.xdit_weights.blocks for model in models.values() if model.xdit_weights.divided]
     if not divided or mesh.degrees.sequence > 1:
-        yield []
+        yield None
         return
     lock_step = LockStep(mesh.active, divided)
     for blocks in divided:
         blocks.wait_for = lock_step.wait_for
     try:
-        yield [lock_step]
+        yield lock_step
     finally:
         for blocks in divided:
             blocks.wait_for = None

@@ -64,10 +64,10 @@ def test_divided_over_groups_that_run_the_model_unequally_often(rank_sets, name,
     assert [seen for _, _, seen in answers] == evaluated
 
 
-@pytest.mark.parametrize(("cfg", "batch"), [(2, 1), (1, 2), (2, 2)])
-def test_a_group_that_fails_ends_the_call_everywhere(rank_sets, cfg, batch):
-    answers = rank_sets[cfg * batch].run(("one group fails", "flux: plain", cfg, batch, 1))
-    assert answers.pop(1) == ("ValueError: the block of this rank fell over", True)
+@pytest.mark.parametrize(("cfg", "batch", "place"), [(2, 1, "block"), (1, 2, "block"), (2, 2, "block"), (2, 2, "rows")])
+def test_a_group_that_fails_ends_the_call_everywhere(rank_sets, cfg, batch, place):
+    answers = rank_sets[cfg * batch].run(("one group fails", "flux: plain", cfg, batch, 1, place))
+    assert answers.pop(1) == ("ValueError: this rank fell over", True)
     assert all("PeerFailed: a rank with other conditions" in raised and right for raised, right in answers)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from types import SimpleNamespace
+from unittest import mock
 
 import torch
 
@@ -137,14 +138,16 @@ class WeightsSide(ModelSide):
         outputs = []
         for _ in range(2):
             with self._lock_step(weights, mesh) as lock_step:
-                outputs += [call.run(self._dividers(mesh) + lock_step) for _ in range(2)]
+                outputs += [call.run(self._dividers(mesh, lock_step)) for _ in range(2)]
             weights.stop()
             weights.start(self._groups.get(mesh.degrees))
         weights.stop()
         return relative_error(replicated, whole), all(torch.equal(one, replicated) for one in outputs), call.seen
 
-    def _one_group_fails(self, case, cfg: int, batch: int, failing: int) -> tuple[str, bool]:
-        """What a guided call raised here when the last block of one rank did, and whether the next call is right."""
+    def _one_group_fails(self, case, cfg: int, batch: int, failing: int, place: str) -> tuple[str, bool]:
+        """What a guided call raised here when one rank did in its last "block" or while its "rows" were cut out, and
+        whether the next call is right.
+        """
         import torch.distributed as dist
 
         model = case.model()
@@ -153,8 +156,12 @@ class WeightsSide(ModelSide):
         replicated = call.run(self._dividers(mesh))
         weights = self._divide(model, self._plan(model), mesh.degrees, offload=False)
         with self._lock_step(weights, mesh) as lock_step:
-            wrappers, raised = self._dividers(mesh) + lock_step, ""
-            with fails(weights.blocks.units[-1].module) if dist.get_rank() == failing else contextlib.nullcontext():
+            wrappers, raised, failure = self._dividers(mesh, lock_step), "", contextlib.nullcontext()
+            if dist.get_rank() == failing:
+                failure = fails(weights.blocks.units[-1].module)
+                if place == "rows":
+                    failure = mock.patch.object(wrappers[-2], "_cut", fall_over)
+            with failure:
                 try:
                     call.run(wrappers)
                 except (RuntimeError, ValueError) as error:
@@ -163,10 +170,10 @@ class WeightsSide(ModelSide):
         weights.stop()
         return raised, right
 
-    def _dividers(self, mesh) -> list:
-        from xdit_comfyui.parallel_backend.rank.sampling import _dividers
+    def _dividers(self, mesh, lock_step=None) -> list:
+        from xdit_comfyui.parallel_backend.rank.sampling import dividers
 
-        return _dividers(mesh, note=unexpected)
+        return dividers(mesh, unexpected, lock_step)
 
     def _lock_step(self, weights, mesh):
         from xdit_comfyui.parallel_backend.rank.lock_step import in_lock_step
@@ -250,15 +257,15 @@ class WeightsSide(ModelSide):
 @contextlib.contextmanager
 def fails(module: torch.nn.Module):
     """`module` raises as soon as it is run."""
-
-    def fall_over(*_):
-        raise ValueError("the block of this rank fell over")
-
     hook = module.register_forward_pre_hook(fall_over)
     try:
         yield
     finally:
         hook.remove()
+
+
+def fall_over(*_) -> None:
+    raise ValueError("this rank fell over")
 
 
 def unexpected(line: str) -> None:
