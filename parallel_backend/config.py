@@ -51,6 +51,13 @@ class Degrees:
         return self.ulysses * self.ring
 
     @property
+    def shards(self) -> int:
+        """How many ranks share one copy of the blocks where weights are divided: those of a sequence, which run the
+        same blocks; where no sequence is divided, those of all conditions and images. Not with PipeFusion.
+        """
+        return self.sequence if self.sequence > 1 else self.cfg * self.batch
+
+    @property
     def ranks(self) -> int:
         return math.prod(getattr(self, axis.name) for axis in fields(self))
 

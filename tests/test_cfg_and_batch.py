@@ -59,11 +59,13 @@ def test_sdxl(client, models, config):
     assert relative_error(latents[1], latents[0]) <= TOLERANCE
 
 
-def test_a_condition_that_fails_in_one_group_fails_the_prompt_alone(client, comfy, models):
-    expected = flux(client, models, {"devices": "cpu:2", "cfg": 2})
+@pytest.mark.parametrize("weights", ["replicate", "shard"])
+def test_a_condition_that_fails_in_one_group_fails_the_prompt_alone(client, comfy, models, weights):
+    config = {"devices": "cpu:2", "cfg": 2, "weights": weights}
+    expected = flux(client, models, config)
     before = rank_pids(comfy)
     graph = Graph()
-    parallel = graph.parallel_config("cpu:2", cfg=2)
+    parallel = graph.parallel_config(**config)
     model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=parallel)
     wrong = graph.add("RandomConditioning", seed=2, tokens=17, context_dim=24, pooled_dim=64, guidance=3.5)
     latent = graph.add("EmptySD3LatentImage", width=128, height=96, batch_size=1)
@@ -71,6 +73,6 @@ def test_a_condition_that_fails_in_one_group_fails_the_prompt_alone(client, comf
     with pytest.raises(PromptFailed, match="sampling failed on rank 1.*(mat1|shape|size)"):
         client.run(graph.prompt)
     assert rank_pids(comfy) == before
-    again = flux(client, models, {"devices": "cpu:2", "cfg": 2}, steps=3)
+    again = flux(client, models, config, steps=3)
     assert again.shape == expected.shape
     assert rank_pids(comfy) == before

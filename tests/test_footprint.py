@@ -16,11 +16,11 @@ GONE_WITHIN_S = 5
 SPARSE = (2048, 3, 2)  # hidden, double, single: 2.4 GB
 
 
-def sample(client, name, devices, seed=7, **options):
+def sample(client, name, devices, seed=7, images=1, **options):
     graph = Graph()
     config = graph.parallel_config(devices, **options)
     model = graph.add("XDiTLoader", unet_name=name, weight_dtype="default", parallel_config=config)
-    latent = graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1)
+    latent = graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=images)
     saved = graph.save(graph.sample("KSampler", model, graph.flux_conditioning(1), latent, seed=seed, steps=1))
     return client.latent(client.run(graph.prompt), saved.id)
 
@@ -40,13 +40,14 @@ def test_a_large_model_weighs_nothing_in_comfyui_and_once_in_all_ranks(client, c
     assert sum(anonymous_bytes(pid) for pid in ranks) - ranks_before < 0.1 * size
 
 
-def test_of_divided_weights_a_rank_reads_and_keeps_its_share(client, comfy, models):
+@pytest.mark.parametrize(("degree", "single"), [("ulysses", 4), ("batch", 5)])  # another file each
+def test_of_divided_weights_a_rank_reads_and_keeps_its_share(client, comfy, models, degree, single):
     sample(client, models.flux(), "cpu:2", seed=9)
     before = {pid: anonymous_bytes(pid) for pid in rank_pids(comfy)}
-    hidden, double, single = 1024, 4, 4
+    hidden, double = 1024, 4
     path = models.models / "diffusion_models" / models.sparse_flux(hidden, double, single)
     size, largest = path.stat().st_size, 4 * 36 * hidden**2  # a double block in fp32
-    assert sample(client, path.name, "cpu:2", ulysses=2, weights="shard").isfinite().all()
+    assert sample(client, path.name, "cpu:2", images=2, **{degree: 2}, weights="shard").isfinite().all()
     assert before.keys() == rank_pids(comfy)
     read = [mapped_bytes(pid, path) for pid in before]
     assert max(read) < 0.75 * size  # no lower bound: where memory is short the kernel takes pages back

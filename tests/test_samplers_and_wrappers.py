@@ -222,6 +222,7 @@ def test_step_caches_with_a_negative_prompt(client, models, node):
         return with_negative(graph, cached(graph, model, node), steps=8)
 
     assert agree(both(client, models, build, cfg=2))
+    assert agree(both(client, models, build, cfg=2, weights="shard"))
     assert agree(both(client, models, build, ulysses=2))
 
 
@@ -246,6 +247,7 @@ def test_three_conditions_on_cfg_parallel(client, models):
         return custom(graph, model, guider=guider)
 
     assert agree(both(client, models, build, cfg=2))
+    assert agree(both(client, models, build, cfg=2, weights="shard"))
 
 
 def test_cfg_and_ulysses_alternate_without_a_restart(client, comfy, models):

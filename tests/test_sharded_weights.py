@@ -9,8 +9,11 @@ from support.ranks import rank_pids
 from support.tiny_models import SDXL_CONTEXT, SDXL_POOLED, WAN_CONTEXT
 
 
-def flux(client, models, weights=None, lora=None, file=None, guidance=1.0, **parallel):
-    """The latent of a Flux run with that Parallel Config, or of stock ComfyUI where `weights` is None."""
+def flux(client, models, weights=None, lora=None, file=None, guidance=1.0, images=1, areas=False, **parallel):
+    """The latent of a Flux run with that Parallel Config, or of stock ComfyUI where `weights` is None.
+
+    `areas`: the positive prompt has two more, each on its own part of the image.
+    """
     graph = Graph()
     options = {"unet_name": file or models.flux(512, 2, 2), "weight_dtype": "default"}
     if weights is None:
@@ -21,8 +24,12 @@ def flux(client, models, weights=None, lora=None, file=None, guidance=1.0, **par
     if lora is not None:
         name = models.flux_lora(512, 2, 2)
         model = graph.add("LoraLoaderModelOnly", model=model, lora_name=name, strength_model=lora)
-    latent = graph.add("EmptySD3LatentImage", width=144, height=88, batch_size=1)
-    text = graph.flux_conditioning(1), graph.flux_conditioning(2, 33)
+    latent = graph.add("EmptySD3LatentImage", width=144, height=88, batch_size=images)
+    text = [graph.flux_conditioning(1), graph.flux_conditioning(2, 33)]
+    for seed, width in ((3, 64), (4, 80)) if areas else ():
+        part = graph.flux_conditioning(seed)
+        part = graph.add("ConditioningSetArea", conditioning=part, width=width, height=64, x=16, y=8, strength=1.0)
+        text[0] = graph.add("ConditioningCombine", conditioning_1=text[0], conditioning_2=part)
     saved = graph.save(graph.sample("KSampler", model, text[0], latent, negative=text[1], cfg=guidance, steps=3))
     return client.latent(client.run(graph.prompt), saved.id)
 
@@ -63,16 +70,17 @@ def test_wan(client, models):
     assert relative_error(sampled("shard"), sampled("replicate")) <= TOLERANCE
 
 
-def test_a_sampler_that_stays_in_comfyui(client, models):
+@pytest.mark.parametrize("degree", ["ulysses", "batch"])
+def test_a_sampler_that_stays_in_comfyui(client, models, degree):
     """Each model call by itself goes to the ranks, and between two calls blocks are gathered ahead."""
 
     def build(graph, model):
-        latent = graph.add("EmptySD3LatentImage", width=128, height=96, batch_size=1)
+        latent = graph.add("EmptySD3LatentImage", width=128, height=96, batch_size=2)
         sampled = graph.sample_custom("SamplerCustomAdvanced", model, graph.flux_conditioning(1), latent)
         graph.prompt[sampled.id]["inputs"]["sampler"] = list(graph.add("LockedSampler"))
         return sampled
 
-    stock, found = both(client, models, build, ulysses=2, weights="shard")
+    stock, found = both(client, models, build, **{degree: 2}, weights="shard")
     assert relative_error(found, stock) <= TOLERANCE
 
 
@@ -84,13 +92,12 @@ def error_of(client, graph) -> str:
 
 def test_what_cannot_be_divided_is_refused(client, models):
     graph = Graph()
-    config = graph.parallel_config("cpu:2", cfg=2, weights="shard")
+    config = graph.parallel_config("cpu:1", weights="shard")
     model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=config)
     latent = graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1)
-    text = graph.flux_conditioning(1), graph.flux_conditioning(2)
-    graph.save(graph.sample("KSampler", model, text[0], latent, negative=text[1], cfg=3.0))
+    graph.save(graph.sample("KSampler", model, graph.flux_conditioning(1), latent))
     message = error_of(client, graph)
-    assert "weights 'shard'" in message and "set ulysses or ring above 1" in message
+    assert "weights 'shard'" in message and "name more devices" in message
 
     graph = Graph()
     config = graph.parallel_config("cpu:2", weights="shard + offload")
@@ -120,6 +127,25 @@ def test_a_hook_lora_is_refused_where_weights_are_divided(client, models):
     graph.save(graph.sample("KSampler", model, text, latent, negative=graph.flux_conditioning(1)))
     message = error_of(client, graph)
     assert "hook LoRA" in message and "set weights to replicate" in message
+
+
+@pytest.mark.parametrize(
+    ("parallel", "work", "runs"),
+    [
+        ({"cfg": 2}, {"areas": True}, (("shard", None), ("shard", 1.0), ("shard + offload", None))),
+        ({"batch": 2}, {"images": 3}, (("shard", 1.0),)),
+        ({"devices": "cpu:4", "cfg": 2, "batch": 2}, {"images": 3, "areas": True}, (("shard", 0.4),)),
+    ],
+    ids=["cfg", "batch", "cfg and batch"],
+)
+def test_conditions_and_images(client, comfy, models, parallel, work, runs):
+    parallel, pids = {"ulysses": 1, "guidance": 3.0, **parallel, **work}, None
+    for weights, lora in runs:
+        found = flux(client, models, weights, lora, **parallel)
+        pids = pids or rank_pids(comfy)
+        assert (found == flux(client, models, "replicate", lora, **parallel)).all(), (weights, lora)
+        assert rank_pids(comfy) == pids, "no rank was restarted"
+    assert relative_error(found, flux(client, models, lora=lora, guidance=3.0, **work)) <= TOLERANCE
 
 
 @pytest.mark.parametrize(

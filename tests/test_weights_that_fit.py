@@ -55,13 +55,24 @@ def test_conditions_make_way_for_tokens_where_weights_have_to_be_divided():
     guided = flux(conditions=2)
     assert placed(25, guided, activations=1).degrees == Degrees(cfg=2)
     choice = placed(20, guided)
+    assert (choice.degrees, choice.weights) == (Degrees(cfg=2), "shard")
+    choice = placed(15, guided)
     assert (choice.degrees, choice.weights) == (Degrees(ulysses=2), "shard")
+    choice = placed(14, guided)
+    assert (choice.degrees, choice.weights) == (Degrees(cfg=2), "shard + offload")
     choice = placed(16, guided, ranks=4)
     assert (choice.degrees, choice.weights) == (Degrees(cfg=2, ulysses=2), "shard")
     choice = placed(9, guided, ranks=4)
     assert (choice.degrees, choice.weights) == (Degrees(ulysses=4), "shard")
-    manual = placed(20, guided, strategy="manual", degrees=Degrees(cfg=2))
-    assert (manual.degrees, manual.weights) == (Degrees(cfg=2), "replicate"), "as it was asked for"
+    manual = placed(15, guided, strategy="manual", degrees=Degrees(cfg=2))
+    assert (manual.degrees, manual.weights) == (Degrees(cfg=2), "shard + offload"), "as it was asked for"
+
+
+def test_blocks_are_divided_over_all_conditions_and_images_where_no_sequence_is():
+    assert FOOTPRINT.on_a_rank("shard", Degrees(cfg=2)) == 13 * GIB
+    assert FOOTPRINT.on_a_rank("shard", Degrees(cfg=2, batch=2)) == 7.5 * GIB
+    assert FOOTPRINT.on_a_rank("shard", Degrees(cfg=2, ulysses=2)) == 13 * GIB
+    assert FOOTPRINT.on_a_rank("shard + offload", Degrees(cfg=2)) == 2 * GIB
 
 
 def test_what_fits_nowhere_is_refused_with_the_figures():
@@ -73,6 +84,7 @@ def test_after_memory_ran_out_weights_are_divided_if_they_can():
     choice = placed(100, ran_out=True)
     assert choice.weights == "shard" and "weights sharded: memory ran out" in str(choice)
     assert placed(100, flux(conditions=2), ran_out=True).degrees == Degrees(ulysses=2)
+    assert placed(100, flux(conditions=2), ran_out=True, weights="shard").degrees == Degrees(ulysses=2)
     assert placed(100, flux(plan=None), ran_out=True).weights == "replicate"
     assert placed(3, ran_out=True).weights == "replicate", "the second try says what there is"
 
@@ -87,8 +99,7 @@ def test_what_cannot_be_divided_is_tried_whole():
     ("work", "ranks", "config", "said"),
     [
         (flux(plan=None), 2, {}, "Flux has no plan"),
-        (flux(), 1, {}, "set ulysses or ring above 1"),
-        (flux(conditions=2), 2, {"strategy": "manual", "degrees": Degrees(cfg=2)}, "with cfg 2 none do"),
+        (flux(), 1, {}, "name more devices"),
         (flux(blocks=57), 2, {"strategy": "manual", "degrees": Degrees(pipefusion=2)}, "PipeFusion divides"),
         (flux(hook_lora=True), 2, {}, "hook LoRA"),
     ],
@@ -124,4 +135,9 @@ def test_what_was_asked_for_is_taken_whatever_fits():
     assert placed(100, weights="shard").weights == "shard"
     assert placed(100, weights="shard + offload").weights == "shard + offload"
     assert placed(1, weights="replicate").weights == "replicate"
-    assert placed(100, flux(conditions=2), weights="shard").degrees == Degrees(ulysses=2), "auto divides tokens for it"
+    guided = flux(conditions=2)
+    assert placed(16, guided, weights="shard").degrees == Degrees(cfg=2)
+    for free in (15, 1):
+        assert placed(free, guided, weights="shard").degrees == Degrees(ulysses=2), "tokens need less memory"
+    unknown = with_weights(choose(ParallelConfig(), 2, guided), ParallelConfig(weights="shard"), 2, guided, None)
+    assert unknown.degrees == Degrees(cfg=2), "what fits is not known"

@@ -46,11 +46,11 @@ class Footprint:
         return self.blocks + self.rest
 
     def on_a_rank(self, weights: str, degrees: Degrees) -> int:
-        """What a rank holds on its device. Of blocks that are divided over a sequence, two are whole there."""
+        """What a rank holds on its device. Of blocks that are divided, two are whole there."""
         blocks = self.blocks // degrees.pipefusion
         if weights == REPLICATE:
             return self.rest + blocks
-        return self.rest + 2 * self.largest + (blocks // degrees.sequence if weights == SHARD else 0)
+        return self.rest + 2 * self.largest + (blocks // degrees.shards if weights == SHARD else 0)
 
 
 @dataclass(frozen=True)
@@ -105,18 +105,21 @@ def _evictable(index: int) -> int:
 
 
 def with_weights(choice: Choice, config: ParallelConfig, ranks: int, work: Workload, room: Room | None) -> Choice:
-    """`choice` with where the weights lie; strategy auto may take other degrees for it. `room` None: not known, so
-    `auto` replicates. Raises ConfigError when it cannot be had.
+    """`choice` with where the weights lie; strategy auto may take other degrees for it, as tokens divided need less
+    memory. `room` None: not known, so `auto` replicates. Raises ConfigError when it cannot be had.
     """
     candidates = [choice]
     if config.strategy == "auto" and (tokens := by_tokens(ranks, work)) is not None:
-        candidates.append(replace(tokens, reason=f"{choice.reason}; tokens divided, as weights are with them"))
+        candidates.append(replace(tokens, reason=f"{choice.reason}; tokens divided to save memory"))
     candidates = [candidate for candidate in candidates if refusal_to_divide(candidate.degrees, work) is None]
+    if room is not None and room.ran_out:
+        candidates.reverse()  # tokens first
     if config.weights in (SHARD, SHARD_OFFLOAD):
         if not candidates:
             reason = refusal_to_divide(choice.degrees, work)
             raise ConfigError(f"weights {config.weights!r}: {reason}")
-        return replace(candidates[0], weights=config.weights)
+        fitting = [one for one in candidates if room is None or room.fits(config.weights, one.degrees)]
+        return replace((fitting or candidates[-1:])[0], weights=config.weights)
     if config.weights == REPLICATE or room is None or room.fits(REPLICATE, choice.degrees):
         return choice
     for weights in (SHARD, SHARD_OFFLOAD):
@@ -140,10 +143,10 @@ def refusal_to_divide(degrees: Degrees, work: Workload) -> str | None:
         return f"{work.architecture} has no plan that names its blocks; set weights to replicate"
     if degrees.pipefusion > 1:
         return f"{degrees}: PipeFusion divides the weights already, a stage holds its own blocks; set weights to auto"
-    if degrees.sequence == 1:
+    if degrees.ranks == 1:
         return (
-            f"blocks are divided over the devices that share a sequence, and with {degrees} none do; set ulysses or"
-            " ring above 1, or weights to replicate"
+            "blocks are divided over the devices that work on a prompt, and here that is one; name more devices, or"
+            " set weights to replicate"
         )
     if work.hook_lora:
         return "this prompt has a hook LoRA, which changes whole weights while it samples; set weights to replicate"

@@ -12,7 +12,7 @@ import comfy.model_management
 import torch
 import tqdm
 
-from ..config import ConfigError, Degrees, ParallelConfig
+from ..config import REPLICATE, ConfigError, Degrees, ParallelConfig
 from ..protocol import Finished, SampleRequest, Step
 from ..sharding.guided_call import patch_between_conditions
 from ..sharding.patches import OVERRIDE, replaced_blocks
@@ -88,7 +88,9 @@ def _run(
         with_weights(choose(config, devices.size, work), config, devices.size, work, None)
     group = manager.group(devices, config.may_leave_out)
     config = replace(config, compile="on" if compile_wanted(config, devices.kind, work) else "off")
-    room = measured_room(guider, arguments["noise"].shape, group, work.plan) if config.weights == "auto" else None
+    room = None
+    if config.weights != REPLICATE:
+        room = measured_room(guider, arguments["noise"].shape, group, work.plan)
     if room is not None and free_first:
         room = replace(room, ran_out=True)
     asked = config if degrees is None else replace(config, strategy="manual", degrees=degrees)

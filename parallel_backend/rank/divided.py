@@ -6,16 +6,18 @@ patcher puts plain ones; its unsharded parameters are not made for inference mod
 where a rank here reads only its own bytes of the file. A cut of bytes knows of none of this: the same bytes come back.
 
 Each block is a unit. Its whole is gathered into one of two buffers of the largest block's size: the one in use, and the
-next one's, which is gathered while this one computes. The next one is the one that followed last time, so every rank of
-the group asks for the same units in the same order: they run the same blocks. A guess that was wrong is completed and
-dropped.
+next one's, which is gathered while this one computes. The next one is the one that followed last time. A guess that was
+wrong is completed and dropped.
+
+Every rank of the group has to gather the same units in the same order. Those that share a sequence do, as they run the
+same blocks; others are brought to it by lock_step.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -49,7 +51,8 @@ class Slot:
 class DividedBlocks:
     """`units` in the order in which they are expected to run. `offload`: the cuts rest in host memory, pinned for CUDA.
 
-    Between `start` and `stop` blocks can run; else their parameters are stand-ins. Raises torch.OutOfMemoryError.
+    Between `start` and `stop` blocks can run; else their parameters are stand-ins. `wait_for(unit)`, if set, is called
+    before a unit is gathered for its block. Raises torch.OutOfMemoryError.
     """
 
     def __init__(self, units: list[Unit], device: torch.device, offload: bool):
@@ -58,7 +61,8 @@ class DividedBlocks:
         self._stand_ins = {unit: [(one, as_parameter(one.stand_in(device))) for one in unit.stored] for unit in units}
         self._host_memory = HostMemory(device) if offload else None
         self._cuts: dict[Unit, torch.Tensor] = {}
-        self._units = units
+        self.units = units
+        self.wait_for: Callable[[Unit], None] | None = None
         self._slots: list[Slot] = []
         self._current: Slot | None = None
         self._follows: dict[Unit, Unit] = {}
@@ -76,16 +80,16 @@ class DividedBlocks:
     @property
     def wanted(self) -> int:
         """What `nbytes` will be once everything was read."""
-        return (0 if self._host_memory is not None else sum(unit.share for unit in self._units)) + 2 * self._largest()
+        return (0 if self._host_memory is not None else sum(unit.share for unit in self.units)) + 2 * self._largest()
 
     def _largest(self) -> int:
-        return max(unit.size for unit in self._units)
+        return max(unit.size for unit in self.units)
 
     def read(self) -> Iterator[int]:
         """This rank's cuts from the file; yields after each block how many bytes lie on the device."""
         self._slots = [Slot(self._largest(), self._device) for _ in range(2)]
         yield self.nbytes
-        for unit in self._units:
+        for unit in self.units:
             cut = self._empty_cut(unit)
             for one in unit.stored:
                 unit.read(cut, one, self._device)
@@ -100,7 +104,7 @@ class DividedBlocks:
 
     def hide(self) -> None:
         """Stand-ins in the place of every parameter."""
-        for unit in self._units:
+        for unit in self.units:
             self._leave(unit)
 
     def release(self) -> None:
@@ -139,7 +143,7 @@ class DividedBlocks:
         The order is learned anew: ranks that read their weights at different times must guess the same.
         """
         self._group = group
-        self._follows = dict(zip(self._units, self._units[1:] + self._units[:1], strict=True))
+        self._follows = dict(zip(self.units, self.units[1:] + self.units[:1], strict=True))
 
     def stop(self) -> None:
         """What was gathered ahead is completed, as on every rank of the group, and forgotten."""
@@ -155,18 +159,24 @@ class DividedBlocks:
 
     def _enter(self, unit: Unit) -> None:
         assert self._group is not None, "a divided block ran outside of a request"
+        if self.wait_for is not None:
+            self.wait_for(unit)
+        self.gather(unit).show()
+
+    def gather(self, unit: Unit) -> Slot:
+        """The whole of `unit`; the next one is on its way. Every rank of the group calls this for the same units."""
         slot = next((slot for slot in self._slots if slot.unit is unit), None)
         if slot is None:
             slot = self._beside_current()
             self._fetch(unit, slot)
         slot.wait()
-        slot.show()
         self._current = slot
         if self._before is not None:
             self._follows[self._before] = unit
         self._before, following, other = unit, self._follows[unit], self._beside_current()
         if following not in (unit, other.unit):
             self._fetch(following, other)
+        return slot
 
     def _leave(self, unit: Unit) -> None:
         for one, nothing in self._stand_ins[unit]:

@@ -20,7 +20,10 @@ from .sampling import pipelined, sharded
 
 
 class ForwardServer:
-    """Serves the model calls of one prepared "forward" request; `close` ends it."""
+    """Serves the model calls of one prepared "forward" request; `close` ends it.
+
+    Every rank runs every call: cfg and batch groups all of it, as what a call is made of is decided in ComfyUI.
+    """
 
     def __init__(self, reader: RequestReader, mesh: Mesh, meshes: Meshes, options: Prepare):
         self._reader = reader

@@ -65,14 +65,11 @@ def place(patchers: list[Any], weights: str, degrees: Degrees, rank: int) -> Non
 
 
 def divided(model: torch.nn.Module, plan: Plan, degrees: Degrees, rank: int, offload: bool) -> Placement:
-    """The blocks of a diffusion model divided over each set of ranks that share a sequence; nothing for other ranks.
-
-    Never over ranks with other conditions or images: these run blocks another number of times.
-    """
+    """The blocks of a diffusion model divided over each set of ranks that share one copy; nothing for other ranks."""
     if rank >= degrees.ranks:
         return NOTHING
     return Placement(
-        divided=block_paths(model, plan), index=rank % degrees.sequence, count=degrees.sequence, offload=offload
+        divided=block_paths(model, plan), index=rank % degrees.shards, count=degrees.shards, offload=offload
     )
 
 

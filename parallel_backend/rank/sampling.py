@@ -23,6 +23,7 @@ from ..sharding.session import Session
 from .accelerate import accelerated
 from .agreement import Agreement
 from .kernels import attention_kernel
+from .lock_step import LockStep, in_lock_step
 from .mesh import Mesh, Meshes
 
 
@@ -93,7 +94,8 @@ def sample(
         if options.compile:
             contexts.enter_context(accelerated(patchers, mesh, options.attention, session.note))
         contexts.enter_context(pipelined(patchers, mesh, session, schedule, options.compile))
-        _put_first(guider.model_options, WrappersMP.CALC_COND_BATCH, _dividers(mesh, session.note))
+        lock_step = contexts.enter_context(in_lock_step(patchers, mesh))
+        _put_first(guider.model_options, WrappersMP.CALC_COND_BATCH, dividers(mesh, session.note, lock_step))
         _restore_rng(request.rng)
         agreement.stop_if_cancelled()
         latent = call_outer_sample(executor.execute, arguments)
@@ -118,11 +120,12 @@ def _counting(schedule: Schedule, on_step: Callable | None) -> Callable:
     return stepped
 
 
-def _dividers(mesh: Mesh, note: Callable[[str], None]) -> list[Callable]:
-    """What divides a guided call: its conditions first, then their rows."""
+def dividers(mesh: Mesh, note: Callable[[str], None], lock_step: LockStep | None) -> list[Callable]:
+    """What divides a guided call: its conditions first, then their rows; and what keeps the parts in step, if set."""
+    around, inner = (None, []) if lock_step is None else (lock_step.around, [lock_step])
     cfg = [CfgParallel(mesh.cfg, note)] if mesh.cfg is not None else []
-    batch = [BatchParallel(mesh.batch, note)] if mesh.batch is not None else []
-    return cfg + batch
+    batch = [BatchParallel(mesh.batch, note, around)] if mesh.batch is not None else []
+    return cfg + batch + inner
 
 
 def _put_first(model_options: dict[str, Any], kind: str, own: list[Callable]) -> None:

@@ -12,11 +12,11 @@ class WeightGroups:
         self._groups: dict[tuple[int, int], dist.ProcessGroup | None] = {}
 
     def get(self, degrees: Degrees) -> dist.ProcessGroup | None:
-        """The ranks that share a sequence with this one, None for a rank that takes no part.
+        """The ranks that share one copy of the blocks with this one, None for a rank that takes no part.
 
         At the first use of such a division a collective call of all ranks of the world.
         """
-        size, total = degrees.sequence, degrees.ranks
+        size, total = degrees.shards, degrees.ranks
         if (size, total) not in self._groups:
             sets = [range(first, first + size) for first in range(0, total, size)]
             groups = [(ranks, dist.new_group(ranks)) for ranks in sets]

@@ -21,7 +21,7 @@ class Weights:
     Released: parameters are views of the mmapped file. Resident: what `placement` gives this rank is on `device` in the
     model's dtype; parameters that it does not hold, or only a cut of, are stand-ins of the same shape with nothing but
     NaN. `patched` names those that LoRA and the like changed. `nbytes`: what lies on the device, also while it is being
-    read; `wanted`: what will, once resident. `title` is for the log.
+    read; `wanted`: what will, once resident. `blocks`: those that are divided, while resident. `title` is for the log.
     """
 
     def __init__(self, model: torch.nn.Module, device: torch.device, title: str):
@@ -29,7 +29,7 @@ class Weights:
         self.title = title
         self._device = device
         self._stored = stored_parameters(model)
-        self._blocks: DividedBlocks | None = None
+        self.blocks: DividedBlocks | None = None
         self.resident = False
         self.nbytes = 0
         self.patched: set[str] = set()
@@ -80,8 +80,8 @@ class Weights:
                 one.show(one.stand_in(self._device))
         if self.divided:
             whole = self.nbytes
-            self._blocks = DividedBlocks(self._units(), self._device, self.placement.offload)
-            for nbytes in self._blocks.read():
+            self.blocks = DividedBlocks(self._units(), self._device, self.placement.offload)
+            for nbytes in self.blocks.read():
                 self.nbytes = whole + nbytes
 
     def _units(self) -> list[Unit]:
@@ -99,14 +99,14 @@ class Weights:
         for name, one in self._stored.items():
             if self._held[name] is Held.ABSENT:
                 one.show(one.stand_in(self._device))
-        if self._blocks is not None:
-            self._blocks.hide()
+        if self.blocks is not None:
+            self.blocks.hide()
 
     def release(self) -> None:
         """Give the device memory back; the file's pages stay in the page cache."""
-        if self._blocks is not None:
-            self._blocks.release()
-            self._blocks = None
+        if self.blocks is not None:
+            self.blocks.release()
+            self.blocks = None
         for one in self._stored.values():
             one.show(one.source)
         self.resident = False
@@ -123,7 +123,7 @@ class Weights:
     def owns(self, name: str) -> bool:
         """Whether a patch of this parameter concerns this rank."""
         held = self.held(name)
-        return held is Held.WHOLE or held is Held.CUT and self._blocks.owns(name)
+        return held is Held.WHOLE or held is Held.CUT and self.blocks.owns(name)
 
     @contextlib.contextmanager
     def as_in_file(self, name: str) -> Iterator[None]:
@@ -143,7 +143,7 @@ class Weights:
     def write(self, name: str, tensor: torch.Tensor) -> None:
         """A patched whole parameter takes its place, as far as this rank holds it. Raises LayoutChanged."""
         if self.held(name) is Held.CUT:
-            self._blocks.write(name, tensor)
+            self.blocks.write(name, tensor)
         else:
             self._stored[name].show(tensor)
         self._outdated.discard(name)
@@ -161,7 +161,7 @@ class Weights:
 
     def _restore(self, name: str) -> None:
         if self.held(name) is Held.CUT:
-            self._blocks.restore(name)
+            self.blocks.restore(name)
         else:
             self._stored[name].show(self._stored[name].on(self._device))
         self._outdated.discard(name)
@@ -170,9 +170,9 @@ class Weights:
 
     def start(self, group: dist.ProcessGroup | None) -> None:
         """The model runs from now on, on all ranks of `group`, over which its blocks are divided."""
-        if self._blocks is not None:
-            self._blocks.start(group)
+        if self.blocks is not None:
+            self.blocks.start(group)
 
     def stop(self) -> None:
-        if self._blocks is not None:
-            self._blocks.stop()
+        if self.blocks is not None:
+            self.blocks.stop()

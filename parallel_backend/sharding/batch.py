@@ -8,6 +8,8 @@ batch, as ComfyUI does, then cut.
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,12 +23,14 @@ from .peers import Peers
 class BatchParallel:
     """A CALC_COND_BATCH wrapper. Rows share one timestep, as ComfyUI's samplers give it.
 
-    `note(line)` hears why a call is not divided; then every group evaluates all rows.
+    `note(line)` hears why a call is not divided; then every group evaluates all rows. `around(part)`, if set, runs what
+    the groups do apart from each other.
     """
 
-    def __init__(self, peers: Peers, note):
+    def __init__(self, peers: Peers, note, around: Callable[[Callable], Any] | None = None):
         self._peers = peers
         self._note = note
+        self._around = around if around is not None else lambda part: part()
         self._controls: dict[int, tuple[Any, Any]] = {}
 
     def __call__(self, executor, model, conds, x_in, timestep, model_options) -> list[torch.Tensor]:
@@ -42,14 +46,15 @@ class BatchParallel:
         sizes = split_evenly(total, self._peers.size)
         start = sum(sizes[: self._peers.index])
         rows = range(start, start + sizes[self._peers.index])
-        results = self._peers.all_or_none(
-            lambda: self._evaluate(executor, model, conds, x_in, timestep, model_options, rows)
-        )
+        part = functools.partial(self._evaluate, executor, model, conds, x_in, timestep, model_options, rows)
+        results = self._peers.all_or_none(lambda: self._around(part))
         return [_gather_rows(result, sizes, self._peers) for result in results]
 
     def _evaluate(self, executor, model, conds, x_in, timestep, model_options, rows: range) -> list[torch.Tensor]:
-        if not rows:
-            return [x_in[:0] for _ in conds]
+        if not rows:  # still one call, as on the other ranks
+            return [
+                result[:0] for result in executor(model, [None] * len(conds), x_in[:1], timestep[:1], model_options)
+            ]
         own = [None if cond is None else [self._cut(part, rows, x_in.shape[0]) for part in cond] for cond in conds]
         index = slice(rows.start, rows.stop)
         return executor(model, own, x_in[index], timestep[index], model_options)

@@ -15,6 +15,9 @@ Result = TypeVar("Result")
 class PeerFailed(RuntimeError):
     """This rank's part went well, another one's did not; that rank tells why."""
 
+    def __init__(self):
+        super().__init__("a rank with other conditions or images failed in this model call")
+
 
 @dataclass(frozen=True)
 class Peers:
@@ -42,7 +45,7 @@ class Peers:
         if error is not None:
             raise error
         if failed.item():
-            raise PeerFailed("a rank with other conditions or images failed in this model call")
+            raise PeerFailed
         return result
 
 

@@ -41,7 +41,7 @@ class FaultGraph:
         self._stock: dict[int, torch.Tensor] = {}
 
     def graph(
-        self, devices=None, seed=7, steps=4, size=64, fault=None, stock=False, **degrees
+        self, devices=None, seed=7, steps=4, size=64, images=1, fault=None, stock=False, **degrees
     ) -> tuple[dict, str, str]:
         """A prompt, its sampler's id and its SaveLatent's id."""
         graph = Graph()
@@ -53,7 +53,7 @@ class FaultGraph:
         if fault:
             inputs = {"rank": 1, "call": 2, "times": 1, "counter": str(self.counter), **fault}
             model = graph.add("FaultInRank", model=model, **inputs)
-        latent = graph.add("EmptySD3LatentImage", width=size, height=size, batch_size=1)
+        latent = graph.add("EmptySD3LatentImage", width=size, height=size, batch_size=images)
         sampled = graph.sample("KSampler", model, graph.flux_conditioning(1), latent, seed=seed, steps=steps)
         return graph.prompt, sampled.id, graph.save(sampled).id
 
@@ -63,7 +63,7 @@ class FaultGraph:
 
     def assert_right(self, **options) -> None:
         """This run gives stock ComfyUI's latent."""
-        same = {key: value for key, value in options.items() if key in ("seed", "steps", "size")}
+        same = {key: value for key, value in options.items() if key in ("seed", "steps", "size", "images")}
         expected = self.latent(stock=True, **same)
         assert relative_error(self.latent(**options), expected) <= self.tolerance
 

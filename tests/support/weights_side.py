@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from types import SimpleNamespace
+from unittest import mock
 
 import torch
 
+from support.guided_side import GuidedCall
 from support.model_side import ModelSide, run
 from support.parity import relative_error
 
@@ -35,8 +39,9 @@ class Figures:
 
 
 class WeightsSide(ModelSide):
-    """Answers ("divided", case name, ulysses, ring, offload), ("compiled and divided", case name, ulysses) and
-    ("files", model, lora, world size, weights) too.
+    """Answers ("divided", case name, ulysses, ring, offload), ("compiled and divided", case name, ulysses),
+    ("files", model, lora, axis, world size, weights), ("over groups", case name, ...) and
+    ("one group fails", case name, ...) too, as the methods say.
     """
 
     def __init__(self):
@@ -52,6 +57,10 @@ class WeightsSide(ModelSide):
             return self._compiled_and_divided(self._cases[name], *arguments)
         if verb == "files":
             return self._files(name, *arguments)
+        if verb == "over groups":
+            return self._over_groups(self._cases[name], *arguments)
+        if verb == "one group fails":
+            return self._one_group_fails(self._cases[name], *arguments)
         return super().answer(verb, name, *arguments)
 
     def _divided(self, case, ulysses: int, ring: int, offload: bool) -> tuple[float, bool, list[str]]:
@@ -65,7 +74,7 @@ class WeightsSide(ModelSide):
         whole = self._whole_output(case, model)
         sharded = self._sharded(model, ulysses, ring)
         replicated = run(model, case)
-        weights = self._divide(model, sharded.plan, ulysses, ring, offload)
+        weights = self._divide(model, sharded.plan, Degrees(ulysses, ring), offload)
         outputs = [run(model, case) for _ in range(2)]
         weights.stop()
         if dist.get_rank() == 0:  # another rank goes on with what it has
@@ -87,6 +96,7 @@ class WeightsSide(ModelSide):
         """
         from torch._dynamo.utils import counters
         from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
+        from xdit_comfyui.parallel_backend.config import Degrees
 
         torch._dynamo.reset()  # what other cases compiled in these ranks
         model, notes = case.model(), []
@@ -96,11 +106,84 @@ class WeightsSide(ModelSide):
         begin = counters["stats"]["unique_graphs"]
         run(model, case)
         replicated = counters["stats"]["unique_graphs"]
-        weights = self._divide(model, sharded.plan, ulysses, 1, offload=False)
+        weights = self._divide(model, sharded.plan, Degrees(ulysses), offload=False)
         output = [run(model, case) for _ in range(3)][-1]
         weights.stop()
         divided = counters["stats"]["unique_graphs"]
         return relative_error(output, whole), replicated - begin, divided - replicated, notes
+
+    def _over_groups(
+        self, case, cfg: int, batch: int, counts: tuple[int, ...], offload: bool, lacking: str, idle: int
+    ) -> tuple[float, bool, int]:
+        """The error of a guided call against one device, whether calls in two requests gave exactly what whole weights
+        give on the same groups, and how many rows were evaluated here in one of them.
+
+        `counts`: of how many parts each condition consists; `lacking`: an input that the first one alone has;
+        `idle`: a rank that never runs the model, as with a step cache, or -1.
+        """
+        import torch.distributed as dist
+
+        model = case.model()
+        call = GuidedCall(model, case)
+        call.conds = [[call.conds[i % 2][0]] * count or None for i, count in enumerate(counts)]
+        for cond in call.conds[1:]:
+            for part in cond or ():
+                part["model_conds"].pop(lacking, None)
+        whole = call.run([])
+        if idle == dist.get_rank():
+            call.apply_model = lambda x, timestep, **inputs: torch.zeros_like(x)
+        mesh = self._mesh(1, 1, cfg, batch)
+        replicated = call.run(self._dividers(mesh))
+        weights = self._divide(model, self._plan(model), mesh.degrees, offload)
+        outputs = []
+        for _ in range(2):
+            with self._lock_step(weights, mesh) as lock_step:
+                outputs += [call.run(self._dividers(mesh, lock_step)) for _ in range(2)]
+            weights.stop()
+            weights.start(self._groups.get(mesh.degrees))
+        weights.stop()
+        return relative_error(replicated, whole), all(torch.equal(one, replicated) for one in outputs), call.seen
+
+    def _one_group_fails(self, case, cfg: int, batch: int, failing: int, place: str) -> tuple[str, bool]:
+        """What a guided call raised here when one rank did in its last "block" or while its "rows" were cut out, and
+        whether the next call is right.
+        """
+        import torch.distributed as dist
+
+        model = case.model()
+        call = GuidedCall(model, case)
+        mesh = self._mesh(1, 1, cfg, batch)
+        replicated = call.run(self._dividers(mesh))
+        weights = self._divide(model, self._plan(model), mesh.degrees, offload=False)
+        with self._lock_step(weights, mesh) as lock_step:
+            wrappers, raised, failure = self._dividers(mesh, lock_step), "", contextlib.nullcontext()
+            if dist.get_rank() == failing:
+                failure = fails(weights.blocks.units[-1].module)
+                if place == "rows":
+                    failure = mock.patch.object(wrappers[-2], "_cut", fall_over)
+            with failure:
+                try:
+                    call.run(wrappers)
+                except (RuntimeError, ValueError) as error:
+                    raised = f"{type(error).__name__}: {error}"
+            right = torch.equal(call.run(wrappers), replicated)
+        weights.stop()
+        return raised, right
+
+    def _dividers(self, mesh, lock_step=None) -> list:
+        from xdit_comfyui.parallel_backend.rank.sampling import dividers
+
+        return dividers(mesh, unexpected, lock_step)
+
+    def _lock_step(self, weights, mesh):
+        from xdit_comfyui.parallel_backend.rank.lock_step import in_lock_step
+
+        return in_lock_step([SimpleNamespace(model=SimpleNamespace(xdit_weights=weights))], mesh)
+
+    def _plan(self, model: torch.nn.Module):
+        from xdit_comfyui.parallel_backend.sharding.plans import plan_for
+
+        return plan_for(model)
 
     def _sharded(self, model: torch.nn.Module, ulysses: int, ring: int):
         from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
@@ -111,21 +194,21 @@ class WeightsSide(ModelSide):
         sharded.session = Session(self._mesh(ulysses, ring).sp)
         return sharded
 
-    def _divide(self, model: torch.nn.Module, plan, ulysses: int, ring: int, offload: bool):
+    def _divide(self, model: torch.nn.Module, plan, degrees, offload: bool):
         """Weights of `model`, divided and started."""
         import torch.distributed as dist
-        from xdit_comfyui.parallel_backend.config import Degrees
         from xdit_comfyui.parallel_backend.rank.placement import divided
         from xdit_comfyui.parallel_backend.rank.weights import Weights
 
-        degrees = Degrees(ulysses, ring)
         weights = Weights(Holder(model), torch.device("cpu"), type(model).__qualname__)
         weights.place(divided(model, plan, degrees, dist.get_rank(), offload))
         weights.materialise()
         weights.start(self._groups.get(degrees))
         return weights
 
-    def _files(self, model: str, lora: str, size: int, weights: str) -> tuple[list[torch.Tensor], list[bool], Figures]:
+    def _files(
+        self, model: str, lora: str, axis: str, size: int, weights: str
+    ) -> tuple[list[torch.Tensor], list[bool], Figures]:
         """A model file's outputs with replicated weights at each of STRENGTHS, whether divided weights gave the very
         same ones, and the rank's figures.
         """
@@ -139,7 +222,7 @@ class WeightsSide(ModelSide):
         from xdit_comfyui.parallel_backend.rank.store import ModelStore
         from xdit_comfyui.parallel_backend.recipe import Recipe
 
-        degrees = Degrees(ulysses=size)
+        degrees = Degrees(**{axis: size})
         store = ModelStore(torch.device("cpu"), attach_plan)
         base = store.base(Recipe(comfy.sd.load_diffusion_model, (model,)).identity())
         lora = comfy.utils.load_torch_file(lora)
@@ -161,11 +244,29 @@ class WeightsSide(ModelSide):
             if mode == "replicate":
                 replicated = owned.nbytes
         same = [torch.equal(*pair) for pair in zip(outputs["replicate"], outputs[weights], strict=True)]
-        blocks = owned._blocks
-        sizes = [sum(one.nbytes for one in unit.stored) for unit in blocks._units]
+        blocks = owned.blocks
+        sizes = [sum(one.nbytes for one in unit.stored) for unit in blocks.units]
         tensors = [*blocks._cuts.values(), *(slot.buffer for slot in blocks._slots)]
         allocated = sum({tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
         whole = sum(one.nbytes for name, one in owned._stored.items() if owned.held(name) is Held.WHOLE)
         figures = Figures(owned.nbytes, allocated + whole, replicated, sum(sizes), max(sizes))
         base.place(REPLICATED)
         return outputs["replicate"], same, figures
+
+
+@contextlib.contextmanager
+def fails(module: torch.nn.Module):
+    """`module` raises as soon as it is run."""
+    hook = module.register_forward_pre_hook(fall_over)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def fall_over(*_) -> None:
+    raise ValueError("this rank fell over")
+
+
+def unexpected(line: str) -> None:
+    raise AssertionError(line)
