@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import comfy.model_management
 import torch
 
+from ..wide_copy import copy_wide
+
 SHARE_OF_FREE = 0.8  # of the memory that is free: activations need some too
 
 Span = tuple[int, int, int]  # first row here, first row in the whole sequence, number of rows
@@ -32,8 +34,8 @@ class KeysValues:
     def write(self, keys: torch.Tensor, values: torch.Tensor, spans: Sequence[Span]) -> None:
         """Put rows of [B, H, l, D] where they belong."""
         for here, there, count in spans:
-            self.keys[:, :, there : there + count] = keys[:, :, here : here + count]
-            self.values[:, :, there : there + count] = values[:, :, here : here + count]
+            for kept, new in ((self.keys, keys), (self.values, values)):
+                copy_wide(kept[:, :, there : there + count], new[:, :, here : here + count])
 
     def write_mask(self, mask: torch.Tensor, spans: Sequence[Span]) -> None:
         """The same for a mask [..., l]."""
