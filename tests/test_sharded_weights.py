@@ -84,6 +84,26 @@ def test_a_sampler_that_stays_in_comfyui(client, models, degree):
     assert relative_error(found, stock) <= TOLERANCE
 
 
+def test_two_models_in_one_guider(client, models):
+    def sampled(weights):
+        graph = Graph()
+        config = graph.parallel_config("cpu:2", batch=2, weights=weights)
+        first, second = (
+            graph.add("XDiTLoader", unet_name=name, weight_dtype="default", parallel_config=config)
+            for name in (models.flux(512, 2, 2), models.flux(256, 1, 1))
+        )
+        latent = graph.add("EmptySD3LatentImage", width=128, height=96, batch_size=3)
+        text = graph.flux_conditioning(1), graph.flux_conditioning(2, 33)
+        guider = graph.add("DualModelGuider", model=first, model_negative=second, positive=text[0], negative=text[1],
+                           cfg=3.0)  # fmt: skip
+        run = graph.sample_custom("SamplerCustomAdvanced", first, text[0], latent, steps=2)
+        graph.prompt[run.id]["inputs"]["guider"] = list(guider)
+        saved = graph.save(run)
+        return client.latent(client.run(graph.prompt), saved.id)
+
+    assert (sampled("shard") == sampled("replicate")).all()
+
+
 def error_of(client, graph) -> str:
     with pytest.raises(PromptFailed) as failed:
         client.run(graph.prompt)
