@@ -46,7 +46,8 @@ function stateView(status) {
 }
 
 function runView(run, working) {
-  const title = working ? PHASES[run.phase] : `Last run: ${PHASES[run.phase].toLowerCase()}`;
+  const read = run.phase === "loading" && run.read !== null ? ` ${Math.floor(100 * run.read)} %` : "";
+  const title = working ? PHASES[run.phase] + read : `Last run: ${PHASES[run.phase].toLowerCase()}`;
   const view = element("section", "xdit-run", element("div", "xdit-line", element("strong", "", title), run.degrees));
   if (!run.total) return view;
   const bar = element("progress", "");

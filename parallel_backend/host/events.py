@@ -52,6 +52,13 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True)
+class WeightsRead(Event):
+    """`share` (0 to 1) of the weights that this run needs is read in every rank at least."""
+
+    share: float
+
+
+@dataclass(frozen=True)
 class StepsStarted(Event):
     """Every rank holds the model and was told to go."""
 

@@ -17,6 +17,7 @@ from .describe import GraphDescribers
 from .errors import OutOfMemory, RequestRefused
 from .events import StepsStarted, emit
 from .group import ProcessGroup
+from .loading import LoadingBar
 from .memory import shortage
 
 
@@ -27,8 +28,10 @@ class Request:
     number: int
 
 
-def prepare(group: ProcessGroup, kind: str, payload: Any, degrees: Degrees, config: ParallelConfig) -> Request:
-    """Send `payload`; when every rank read it and holds the model that it names, start it.
+def prepare(
+    group: ProcessGroup, kind: str, payload: Any, degrees: Degrees, config: ParallelConfig, steps: int
+) -> Request:
+    """Send `payload`; when every rank read it and holds the model that it names, start it. `steps`: of the sampler.
 
     Raises CannotTravel when something cannot be pickled here or rebuilt there, RequestRefused when a model cannot be
     loaded, OutOfMemory, GroupError when a rank is lost, InterruptProcessingException when cancelled meanwhile.
@@ -59,9 +62,11 @@ def prepare(group: ProcessGroup, kind: str, payload: Any, degrees: Degrees, conf
         )  # fmt: skip
     )
     answers = Answers(group, number)
+    loading = LoadingBar(answers, number, steps)
     try:
-        answers.wait()
+        answers.wait(loading.look)
         _check(group, answers, graph.echo)
+        loading.end()
         comfy.model_management.throw_exception_if_processing_interrupted()
     except BaseException:
         if not group.closed:

@@ -102,14 +102,13 @@ def _run(
         forget(group, superseded)
     make_room(guider, arguments["noise"].shape, group, model, choice)
     emit(RunStarted(prompt_id(), group.devices, str(choice.degrees)))
-    started = time.monotonic()
+    started, steps = time.monotonic(), len(arguments["sigmas"]) - 1
     try:
-        request = prepare(group, "sample", _sample_request(guider, arguments, callback), choice.degrees, config)
+        request = prepare(group, "sample", _sample_request(guider, arguments, callback), choice.degrees, config, steps)
     except CannotTravel as error:
         logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks", error)
         return _sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config)
     logging.debug("xDiT: request prepared in %.3f s", time.monotonic() - started)
-    steps = len(arguments["sigmas"]) - 1
     latent = _stream(group, request, patcher.load_device, callback, disable_pbar, steps)
     count_sampled(work, devices.kind, steps, compiled=config.compile == "on")
     return latent

@@ -25,11 +25,14 @@ RUNNING = LOADING, SAMPLING = "loading", "sampling"
 
 @dataclass
 class Run:
-    """The last sampling run; `total` is 0 until its first step is done, `seconds` those of its last step."""
+    """The last sampling run; `total` is 0 until its first step is done, `seconds` those of its last step. `read`: the
+    share of its weights that is read, once it is known that it reads any.
+    """
 
     devices: str
     degrees: str
     phase: str = LOADING
+    read: float | None = None
     step: int = 0
     total: int = 0
     seconds: float | None = None
@@ -39,6 +42,7 @@ class Run:
             "devices": self.devices,
             "degrees": self.degrees,
             "phase": self.phase,
+            "read": self.read,
             "step": self.step,
             "total": self.total,
             "seconds_per_step": self.seconds,
@@ -65,6 +69,8 @@ class Status:
                     self._last_group = event.devices
                 case events.RunStarted():
                     self._run = Run(str(event.devices), event.degrees)
+                case events.WeightsRead():
+                    self._run.read = event.share
                 case events.StepsStarted():
                     self._run.phase = SAMPLING
                     self._stepped = event.time

@@ -53,8 +53,9 @@ from .link import HostLink
 from .mesh import Meshes
 from .placement import place
 from .probe import probe
-from .pulse import Pulse
+from .pulse import Pulse, no_reading
 from .reader import RequestReader
+from .reading import RequestReading
 from .sampling import sample
 from .steps import StepSender
 from .store import ModelStore
@@ -136,13 +137,16 @@ class Rank:
             request = self._reader.read(message)
             stage = "load"
             place(self._reader.patchers, message.weights, message.degrees, self._rank)
+            self._pulse.reading = reading = RequestReading(message.request, self._reader.patchers)
             comfy.model_management.load_models_gpu(self._reader.patchers)
         except Exception as error:
             self._end(message.request)
             self._link.send(Rejected(message.request, self._rank, stage, raised(error)))
             return
+        finally:
+            self._pulse.reading = no_reading  # else it would keep the weights from being freed
         self._prepared = (message, request)
-        self._link.send(Prepared(message.request, self._rank, tuple(self._reader.echo)))
+        self._link.send(Prepared(message.request, self._rank, tuple(self._reader.echo), reading().read))
 
     def _go(self, message: Prepare, request: Any) -> None:
         self._pulse.sampling(self._link.cancelled(message.request))

@@ -21,7 +21,8 @@ class Weights:
     Released: parameters are views of the mmapped file. Resident: what `placement` gives this rank is on `device` in the
     model's dtype; parameters that it does not hold, or only a cut of, are stand-ins of the same shape with nothing but
     NaN. `patched` names those that LoRA and the like changed. `nbytes`: what lies on the device, also while it is being
-    read; `wanted`: what will, once resident. `title` is for the log.
+    read; `wanted`: what will, once resident. `read`: bytes of it that came from the file; `to_read`: that will have
+    come. `title` is for the log.
     """
 
     def __init__(self, model: torch.nn.Module, device: torch.device, title: str):
@@ -32,6 +33,7 @@ class Weights:
         self._blocks: DividedBlocks | None = None
         self.resident = False
         self.nbytes = 0
+        self.read = 0
         self.patched: set[str] = set()
         self._outdated: set[str] = set()
         self.place(REPLICATED)
@@ -42,10 +44,12 @@ class Weights:
         self.placement = placement
         self._held = {name: placement.held(name) for name in self._stored}
         self.wanted = sum(one.nbytes for name, one in self._stored.items() if self._held[name] is Held.WHOLE)
+        self.to_read = self.wanted
         if placement.divided:
             units = self._units()
-            largest = max(unit.size for unit in units)
-            self.wanted += 2 * largest + (0 if placement.offload else sum(unit.share for unit in units))
+            largest, shares = max(unit.size for unit in units), sum(unit.share for unit in units)
+            self.wanted += 2 * largest + (0 if placement.offload else shares)
+            self.to_read += shares
 
     @property
     def divided(self) -> bool:
@@ -76,13 +80,15 @@ class Weights:
             if self._held[name] is Held.WHOLE:
                 one.show(one.on(self._device))
                 self.nbytes += one.nbytes
+                self.read += one.nbytes
             elif self._held[name] is Held.ABSENT:
                 one.show(one.stand_in(self._device))
         if self.divided:
             whole = self.nbytes
             self._blocks = DividedBlocks(self._units(), self._device, self.placement.offload)
-            for nbytes in self._blocks.read():
-                self.nbytes = whole + nbytes
+            for share in self._blocks.read():
+                self.nbytes = whole + self._blocks.nbytes
+                self.read += share
 
     def _units(self) -> list[Unit]:
         place, model = self.placement, self._model.diffusion_model
@@ -111,6 +117,7 @@ class Weights:
             one.show(one.source)
         self.resident = False
         self.nbytes = 0
+        self.read = 0
         self.patched.clear()
         self._outdated.clear()
 
