@@ -58,7 +58,8 @@ class ArenaMessage:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Read a request. `kind`: "sample" runs the whole guider in the ranks, "forward" serves single model calls.
+    """Read a request. `kind`: "sample" runs the whole guider in the ranks, "forward" serves single model calls,
+    "preload" only reads weights, as long as it is not cancelled, and leaves those alone that a rank holds.
     `weights`: one of config.WEIGHTS, but not "auto". `patches`, `warmup_steps`: of PipeFusion, as in ParallelConfig.
     """
 

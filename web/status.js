@@ -9,12 +9,14 @@ const STATES = {
   none: "No ranks yet",
   starting: "Starting",
   idle: "Idle",
+  preloading: "Preloading",
   working: "Working",
   lost: "Ended",
   failed: "Did not start",
 };
 const EXPLAINED = {
   none: "They are started when a workflow with an xDiT node runs, and kept for the next one.",
+  preloading: "The ranks read the weights of a model that a loader asked for.",
   starting: "Each rank imports PyTorch and ComfyUI and connects to the others.",
   lost: "The next prompt starts new ranks.",
   failed: "The next prompt tries again.",

@@ -72,6 +72,11 @@ class StepDone(Event):
 
 
 @dataclass(frozen=True)
+class PreloadEnded(Event):
+    """Ranks no longer read weights ahead of a run, whether they have them or not."""
+
+
+@dataclass(frozen=True)
 class RunEnded(Event):
     """The end of a run, also of one that failed before RunStarted. `error`: what it raised, Cancel included."""
 

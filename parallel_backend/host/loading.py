@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 import comfy.utils
@@ -24,7 +23,6 @@ class LoadingBar:
         self._answers = answers
         self._request = request
         self._steps = steps
-        self._began = time.monotonic()
         self._bar: comfy.utils.ProgressBar | None = None
         self._shown: float | None = None
 
@@ -45,10 +43,12 @@ class LoadingBar:
         self._bar.update_absolute(int(share * self._bar.total))
 
     def end(self) -> None:
-        """All ranks are ready: the bar goes back to the first step, and the console tells what was read."""
+        """All ranks are ready: the bar goes back to the first step."""
         if self._bar is not None:
             comfy.utils.ProgressBar(self._steps).update_absolute(0)
-        read = [end.read for end in self._answers.ends.values() if isinstance(end, Prepared)]
-        if any(read):
-            seconds = time.monotonic() - self._began
-            logging.info("xDiT: read %.3g GiB of weights per rank in %.1f s", max(read) / GIB, seconds)
+
+
+def what_was_read(answers: Answers, began: float) -> str:
+    """What the console says of the weights that ranks read from `began` (time.monotonic()) on; "" of none."""
+    read = [end.read for end in answers.ends.values() if isinstance(end, Prepared)]
+    return f"{max(read) / GIB:.3g} GiB of weights per rank in {time.monotonic() - began:.1f} s" if any(read) else ""

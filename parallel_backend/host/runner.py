@@ -16,10 +16,6 @@ from ..config import ConfigError, Degrees, ParallelConfig
 from ..protocol import Finished, SampleRequest, Step
 from ..sharding.guided_call import patch_between_conditions
 from ..sharding.patches import replaced_blocks
-from ..sharding.pipeline.stages import staged_blocks
-from ..sharding.plan import class_path, heads_of
-from ..sharding.plans import plan_for
-from ..sharding.plans.kernels_only import KERNELS_ONLY
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel
 from .benchmark_best import best_key, remembered_best
@@ -33,6 +29,7 @@ from .group import ProcessGroup
 from .links import measured_links
 from .manager import manager
 from .memory import ADVICE
+from .preload import preloads
 from .registered import registered
 from .release import forget, free
 from .remote_forward import sample_here
@@ -42,8 +39,6 @@ from .size import refuse_too_large
 
 
 @observed
-@manager.used()
-@registered.withdrawn()
 def run(
     executor,
     arguments: dict[str, Any],
@@ -57,15 +52,21 @@ def run(
 
     Raises InterruptProcessingException when cancelled; ConfigError, RequestRefused, OutOfMemory or GroupError.
     """
+    preloads.wait_for(executor.class_obj.model_patcher, len(arguments["sigmas"]) - 1)
+    with manager.used(), registered.withdrawn():
+        return _run_twice(executor, arguments, callback, disable_pbar, degrees)
+
+
+def _run_twice(*run: Any) -> torch.Tensor:
     try:
-        return _run(executor, arguments, callback, disable_pbar, degrees)
+        return _run(*run)
     except OutOfMemory as first:
         if first.final:
             raise
         how = "after freeing the ranks' memory" if first.group_lives else "in a new process group"
         logging.warning("xDiT: %s; trying once more %s", first, how)
     try:
-        return _run(executor, arguments, callback, disable_pbar, degrees, free_first=True)
+        return _run(*run, free_first=True)
     except OutOfMemory as second:
         raise OutOfMemory(f"{second}; this was the second try. {ADVICE}", second.group_lives) from None
 
@@ -138,22 +139,13 @@ def _sample_here(*run: Any) -> torch.Tensor:
 
 def workload(guider: Any, arguments: dict[str, Any]) -> Workload:
     """`arguments`: those of `guider.outer_sample`."""
-    model = guider.model_patcher.model.diffusion_model
-    plan = plan_for(model)
-    heads = heads_of(plan, model) if plan is not None else None
-    together = patch_between_conditions(guider.model_options)
-    compiles = plan is not None or class_path(model) in KERNELS_ONLY
-    return Workload(
-        type(model).__qualname__,
-        plan,
-        heads,
+    return Workload.of(
+        guider.model_patcher.model.diffusion_model,
         count_conditions(guider),
         tuple(arguments["noise"].shape),
-        together,
-        compiles,
+        together=patch_between_conditions(guider.model_options),
         hook_lora=bool(guider.model_patcher.hook_patches),
         steps=len(arguments["sigmas"]) - 1,
-        blocks=len(staged_blocks(model, plan)) if plan is not None else 0,
         undivided_blocks=replaced_blocks(guider.model_options.get("transformer_options", {})),
     )
 

@@ -15,9 +15,11 @@ from . import events
 from .devices import DeviceSet
 from .group import ProcessGroup
 from .manager import manager
+from .preload import preloads
 
-# What the group is doing. "lost": it ended by itself; "failed": it could not be started.
-NONE, STARTING, IDLE, WORKING, LOST, FAILED = "none", "starting", "idle", "working", "lost", "failed"
+# What the group is doing. "preloading": it is idle but for that; "lost": it ended by itself; "failed": no start.
+NONE, STARTING, IDLE, PRELOADING, WORKING = "none", "starting", "idle", "preloading", "working"
+LOST, FAILED = "lost", "failed"
 
 # Phases of a run; after them it is "done", "failed" or "cancelled".
 RUNNING = LOADING, SAMPLING = "loading", "sampling"
@@ -118,7 +120,9 @@ def _state() -> tuple[str, ProcessGroup | None]:
     if not start.group.alive():
         return LOST, None
     cancelled = start.group.leftover is not None and not start.group.leftover.done.is_set()
-    return WORKING if in_use or cancelled else IDLE, start.group
+    if in_use or cancelled:
+        return WORKING, start.group
+    return PRELOADING if preloads.any() else IDLE, start.group
 
 
 def _ranks(group: ProcessGroup) -> list[dict[str, Any]]:

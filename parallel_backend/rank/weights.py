@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,7 @@ class Weights:
     model's dtype; parameters that it does not hold, or only a cut of, are stand-ins of the same shape with nothing but
     NaN. `patched` names those that LoRA and the like changed. `nbytes`: what lies on the device, also while it is being
     read; `wanted`: what will, once resident. `read`: bytes of it that came from the file; `to_read`: that will have
-    come. `title` is for the log.
+    come. `title` is for the log. `between` is called before each parameter or block is read; what it raises ends that.
     """
 
     def __init__(self, model: torch.nn.Module, device: torch.device, title: str):
@@ -34,6 +34,7 @@ class Weights:
         self.resident = False
         self.nbytes = 0
         self.read = 0
+        self.between: Callable[[], None] = nothing
         self.patched: set[str] = set()
         self._outdated: set[str] = set()
         self.place(REPLICATED)
@@ -63,7 +64,7 @@ class Weights:
     def materialise(self) -> None:
         """Put what this rank holds on the device, one tensor at a time.
 
-        Raises torch.OutOfMemoryError with everything released.
+        Raises torch.OutOfMemoryError, or what `between` raises, with everything released.
         """
         if self.resident:
             return
@@ -77,6 +78,7 @@ class Weights:
 
     def _read(self) -> None:
         for name, one in self._stored.items():
+            self.between()
             if self._held[name] is Held.WHOLE:
                 one.show(one.on(self._device))
                 self.nbytes += one.nbytes
@@ -89,6 +91,7 @@ class Weights:
             for share in self._blocks.read():
                 self.nbytes = whole + self._blocks.nbytes
                 self.read += share
+                self.between()
 
     def _units(self) -> list[Unit]:
         place, model = self.placement, self._model.diffusion_model
@@ -183,3 +186,7 @@ class Weights:
     def stop(self) -> None:
         if self._blocks is not None:
             self._blocks.stop()
+
+
+def nothing() -> None:
+    """What is done between two parameters unless somebody wants more."""
