@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 
@@ -15,6 +16,8 @@ from ..parallel_backend.diffusers_folder import load_diffusers_folder, model_fol
 from ..parallel_backend.host.devices import resolve
 from ..parallel_backend.host.manager import manager
 from ..parallel_backend.host.model import XDiTModelPatcher
+from ..parallel_backend.host.preload import preloads
+from ..parallel_backend.host.registered import registered
 from ..parallel_backend.recipe import Recipe
 from .config import CATEGORY, config_input
 
@@ -27,10 +30,27 @@ WEIGHT_DTYPES = {
 WEIGHT_DTYPE_TOOLTIP = "The dtype of the weights in the ranks. default: as in the file."
 
 
-def _load(recipe: Recipe, config: ParallelConfig | None) -> XDiTModelPatcher:
+def _preload_input() -> io.Input:
+    return io.Boolean.Input(
+        "preload",
+        default=False,
+        optional=True,
+        tooltip="The ranks read the weights as soon as this node runs, while ComfyUI goes on with the text encoder and"
+        " whatever else comes before the sampler. Only where they fit beside what the devices hold then.",
+    )
+
+
+def _load(recipe: Recipe, config: ParallelConfig | None, preload: bool) -> XDiTModelPatcher:
     wanted = config or ParallelConfig()
-    manager.warm_up(resolve(wanted.devices), wanted.may_leave_out)
-    return XDiTModelPatcher.from_recipe(recipe, config)
+    devices = resolve(wanted.devices)
+    start = manager.warm_up(devices, wanted.may_leave_out)
+    model = XDiTModelPatcher.from_recipe(recipe, config)
+    if preload and start is not None:
+        preloads.ask(model, start)
+        registered.expect(start)
+    elif preload:
+        logging.info("xDiT: %s is not preloaded: there are ranks on other devices", model.identity().title)
+    return model
 
 
 def _fingerprint(recipe: Callable[..., Recipe], *inputs: str | None) -> str:
@@ -73,17 +93,18 @@ class XDiTLoader(io.ComfyNode):
                 ),
                 io.Combo.Input("weight_dtype", options=list(WEIGHT_DTYPES), tooltip=WEIGHT_DTYPE_TOOLTIP),
                 config_input(),
+                _preload_input(),
             ],
             outputs=[io.Model.Output(tooltip="Works with LoRA, ModelSampling and sampler nodes as any MODEL does.")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, unet_name=None, weight_dtype=None, parallel_config=None) -> str:
+    def fingerprint_inputs(cls, unet_name=None, weight_dtype=None, parallel_config=None, preload=False) -> str:
         return _fingerprint(_recipe, unet_name, weight_dtype)
 
     @classmethod
-    def execute(cls, unet_name, weight_dtype, parallel_config=None) -> io.NodeOutput:
-        return io.NodeOutput(_load(_recipe(unet_name, weight_dtype), parallel_config))
+    def execute(cls, unet_name, weight_dtype, parallel_config=None, preload=False) -> io.NodeOutput:
+        return io.NodeOutput(_load(_recipe(unet_name, weight_dtype), parallel_config, preload))
 
 
 class XDiTCheckpointLoader(io.ComfyNode):
@@ -102,6 +123,7 @@ class XDiTCheckpointLoader(io.ComfyNode):
                     tooltip="A safetensors file of models/checkpoints.",
                 ),
                 config_input(),
+                _preload_input(),
             ],
             outputs=[
                 io.Model.Output(tooltip="The diffusion model, its weights in the ranks."),
@@ -111,13 +133,13 @@ class XDiTCheckpointLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, ckpt_name=None, parallel_config=None) -> str:
+    def fingerprint_inputs(cls, ckpt_name=None, parallel_config=None, preload=False) -> str:
         return _fingerprint(_checkpoint_recipe, ckpt_name)
 
     @classmethod
-    def execute(cls, ckpt_name, parallel_config=None) -> io.NodeOutput:
+    def execute(cls, ckpt_name, parallel_config=None, preload=False) -> io.NodeOutput:
         recipe = _checkpoint_recipe(ckpt_name)
-        model = _load(recipe, parallel_config)
+        model = _load(recipe, parallel_config, preload)
         _, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
             recipe.args[0],
             output_vae=True,
@@ -146,17 +168,18 @@ class XDiTDiffusersLoader(io.ComfyNode):
                 ),
                 io.Combo.Input("weight_dtype", options=list(WEIGHT_DTYPES), tooltip=WEIGHT_DTYPE_TOOLTIP),
                 config_input(),
+                _preload_input(),
             ],
             outputs=[io.Model.Output(tooltip="The diffusion model, its weights in the ranks.")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model_path=None, weight_dtype=None, parallel_config=None) -> str:
+    def fingerprint_inputs(cls, model_path=None, weight_dtype=None, parallel_config=None, preload=False) -> str:
         return _fingerprint(_diffusers_recipe, model_path, weight_dtype)
 
     @classmethod
-    def execute(cls, model_path, weight_dtype, parallel_config=None) -> io.NodeOutput:
-        return io.NodeOutput(_load(_diffusers_recipe(model_path, weight_dtype), parallel_config))
+    def execute(cls, model_path, weight_dtype, parallel_config=None, preload=False) -> io.NodeOutput:
+        return io.NodeOutput(_load(_diffusers_recipe(model_path, weight_dtype), parallel_config, preload))
 
 
 def _diffusers_folders() -> list[str]:

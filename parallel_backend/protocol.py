@@ -9,8 +9,8 @@ One request: the host sends `Prepare`; every rank unpickles it, makes the model 
 `Rejected`: the request was bad, the group is healthy). Only when all ranks echoed the same identity does the host send
 `Go`, after which collectives start. `Discard` ends a prepared request that will not run.
 
-Beside requests, from threads of their own in each rank: `Heartbeat` once a second, and `Standing` as the answer to
-`Ask`, also while the main thread is inside a collective.
+Beside requests, from threads of their own in each rank: `Heartbeat` once a second, more often while it loads, and
+`Standing` as the answer to `Ask`, also while the main thread is inside a collective.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class ArenaMessage:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Read a request. `kind`: "sample" runs the whole guider in the ranks, "forward" serves single model calls.
+    """Read a request. `kind`: "sample" runs the whole guider in the ranks, "forward" serves single model calls,
+    "preload" only reads weights, as long as it is not cancelled, and leaves those alone that a rank holds.
     `weights`: one of config.WEIGHTS, but not "auto". `patches`, `warmup_steps`: of PipeFusion, as in ParallelConfig.
     """
 
@@ -155,11 +156,23 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How far a rank is with the weights that a request needs and that it did not hold: bytes `read`, `of` how many."""
+
+    request: int
+    read: int
+    of: int
+
+
+@dataclass(frozen=True)
 class Heartbeat:
-    """A rank lives. `activity`: what its main thread does; `progress` grows with step boundaries and collectives."""
+    """A rank lives. `activity`: what its main thread does; `progress` grows with step boundaries and collectives;
+    `reading`: while it loads.
+    """
 
     activity: str
     progress: int
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True)
@@ -188,11 +201,14 @@ class Standing:
 
 @dataclass(frozen=True)
 class Prepared:
-    """`echo`: (identity key, patches uuid) of every MODEL in the request, in order of appearance."""
+    """`echo`: (identity key, patches uuid) of every MODEL in the request, in order of appearance. `read`: bytes of
+    their weights that were not there yet.
+    """
 
     request: int
     rank: int
     echo: tuple
+    read: int = 0
 
 
 @dataclass(frozen=True)

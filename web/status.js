@@ -9,12 +9,14 @@ const STATES = {
   none: "No ranks yet",
   starting: "Starting",
   idle: "Idle",
+  preloading: "Preloading",
   working: "Working",
   lost: "Ended",
   failed: "Did not start",
 };
 const EXPLAINED = {
   none: "They are started when a workflow with an xDiT node runs, and kept for the next one.",
+  preloading: "The ranks read the weights of a model that a loader asked for.",
   starting: "Each rank imports PyTorch and ComfyUI and connects to the others.",
   lost: "The next prompt starts new ranks.",
   failed: "The next prompt tries again.",
@@ -46,7 +48,8 @@ function stateView(status) {
 }
 
 function runView(run, working) {
-  const title = working ? PHASES[run.phase] : `Last run: ${PHASES[run.phase].toLowerCase()}`;
+  const read = run.phase === "loading" && run.read !== null ? ` ${Math.floor(100 * run.read)} %` : "";
+  const title = working ? PHASES[run.phase] + read : `Last run: ${PHASES[run.phase].toLowerCase()}`;
   const view = element("section", "xdit-run", element("div", "xdit-line", element("strong", "", title), run.degrees));
   if (!run.total) return view;
   const bar = element("progress", "");

@@ -30,11 +30,12 @@ class Answers:
         self._on_message = on_message
         self._failed_at: float | None = None
 
-    def wait(self) -> None:
-        """Until every rank answered, or one failed and the others did not follow in time.
+    def wait(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Until every rank answered, or one failed and the others did not follow in time. `meanwhile` is called again
+        and again; what it raises ends the wait.
 
         Raises GroupError; InterruptProcessingException when Cancel was pressed and the ranks did not stop at once.
-        They then go on to their end in the background, as they do when `on_message` raises.
+        They then go on to their end in the background, as they do when `on_message` or `meanwhile` raises.
         """
         cancelled = False
         try:
@@ -48,6 +49,8 @@ class Answers:
                     comfy.model_management.interrupt_current_processing(False)
                     raise comfy.model_management.InterruptProcessingException()
                 self.take()
+                if not cancelled:
+                    meanwhile()
         except GroupError:
             raise
         except BaseException:  # ComfyUI's progress bar raises too when Cancel was pressed

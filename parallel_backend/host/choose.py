@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
 
 from ..config import REPLICATE, ConfigError, Degrees, ParallelConfig
-from ..sharding.plan import Plan
+from ..sharding.pipeline.stages import staged_blocks
+from ..sharding.plan import Plan, class_path, heads_of
+from ..sharding.plans import plan_for
+from ..sharding.plans.kernels_only import KERNELS_ONLY
 from .links import Links
 
 STEPS_FOR_PIPEFUSION = 8  # fewer leave little to gain after its exact first ones
@@ -35,6 +41,21 @@ class Workload:
     blocks: int = 0
     undivided_blocks: str = ""
     ring_of_two: bool = False
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, conditions: int, latent_shape: tuple[int, ...], **others: Any) -> Workload:
+        """Of a diffusion model, which may be on meta."""
+        plan = plan_for(model)
+        return cls(
+            type(model).__qualname__,
+            plan,
+            heads_of(plan, model) if plan is not None else None,
+            conditions,
+            latent_shape,
+            compiles=plan is not None or class_path(model) in KERNELS_ONLY,
+            blocks=len(staged_blocks(model, plan)) if plan is not None else 0,
+            **others,
+        )
 
     @property
     def images(self) -> int:

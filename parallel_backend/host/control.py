@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from .manager import InUse, manager
+from .preload import preloads
 from .release import free
 
 NO_RANKS = "No ranks are running."
@@ -13,7 +16,7 @@ def unload() -> str:
 
     Raises InUse while a prompt uses them, RequestRefused or GroupError when it fails.
     """
-    with manager.idle():
+    with _idle():
         start = manager.start
         group = start.group if start is not None else None
         if group is None or not group.alive():
@@ -26,8 +29,15 @@ def unload() -> str:
 
 def restart() -> str:
     """End the ranks. Returns what was done. Raises InUse while a prompt uses them."""
-    with manager.idle():
+    with _idle():
         if manager.start is None:
             return NO_RANKS
         manager.close()
     return "The ranks were ended. The next prompt starts new ones."
+
+
+def _idle() -> contextlib.AbstractContextManager[None]:
+    """No prompt uses the ranks while this lasts, and nothing is preloaded. Raises InUse."""
+    if not manager.in_use:
+        preloads.drop()
+    return manager.idle()

@@ -55,3 +55,10 @@ def resolve(text: str) -> DeviceSet:
         there = f"ComfyUI sees GPU 0 to {gpus - 1}" if gpus else "ComfyUI sees no GPU; use cpu:2 for two CPU ranks"
         raise ConfigError(f"devices {text!r}: no GPU {', '.join(map(str, missing))}; {there}")
     return DeviceSet("cuda", indices)
+
+
+def ranks_by_device(devices: DeviceSet) -> dict[torch.device, tuple[int, ...]]:
+    """The ranks on each of ComfyUI's devices; all CPU ranks are on one."""
+    if devices.kind == "cpu":
+        return {torch.device("cpu"): tuple(range(devices.size))}
+    return {torch.device("cuda", index): (rank,) for rank, index in enumerate(devices.indices)}

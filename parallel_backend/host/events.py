@@ -52,6 +52,13 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True)
+class WeightsRead(Event):
+    """`share` (0 to 1) of the weights that this run needs is read in every rank at least."""
+
+    share: float
+
+
+@dataclass(frozen=True)
 class StepsStarted(Event):
     """Every rank holds the model and was told to go."""
 
@@ -62,6 +69,11 @@ class StepDone(Event):
 
     step: int
     total: int
+
+
+@dataclass(frozen=True)
+class PreloadEnded(Event):
+    """Ranks no longer read weights ahead of a run, whether they have them or not."""
 
 
 @dataclass(frozen=True)

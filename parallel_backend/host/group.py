@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 
-from ..protocol import ArenaMessage, Ask, Heartbeat, Memory, Ready, Shutdown, Standing, decode, encode
+from ..protocol import ArenaMessage, Ask, Heartbeat, Memory, Reading, Ready, Shutdown, Standing, decode, encode
 from ..transport.blobs import BlobBatch, BlobSender
 from ..transport.channel import ChannelClosed
 from .devices import DeviceSet
@@ -214,6 +214,10 @@ class ProcessGroup:
     def memory(self) -> dict[int, Memory]:
         """Free memory of the ranks that answer."""
         return {rank: answer.memory for rank, answer in self.ask(stacks=False).items() if answer.memory}
+
+    def reading(self, rank: int) -> Reading | None:
+        """How far a rank that loads was with reading weights, a moment ago."""
+        return self._watch.reading(rank)
 
     # Ends
 

@@ -9,11 +9,13 @@ class Held:
     """Models by identity key, and bytes by rank.
 
     The ranks keep the models of the present prompt, and those of the one before if this one begins with one of them. So
-    what a prompt leaves behind does not depend on how many there were, while a workflow with two models keeps both.
+    what a prompt leaves behind does not depend on how many there were, while a workflow with two models keeps both. A
+    model that was preloaded for a prompt is kept for its later samplers.
     """
 
     def __init__(self):
-        self.latest: set[str] = set()  # models of the last request: on the devices of all ranks that hold any weights
+        # Models of the last request, and what was preloaded since: on the devices of all ranks that hold any weights.
+        self.latest: set[str] = set()
         self._weights: dict[int, int] = {}
         self._reserved: dict[int, int] = {}
         self._cached: dict[int, int] = {}
@@ -21,6 +23,8 @@ class Held:
         self._prompt: str | None = None
         self._present: set[str] = set()
         self._before: set[str] = set()
+        self._ahead: set[str] = set()
+        self._ahead_of: str | None = None
 
     def superseded(self, prompt: str | None, key: str) -> set[str]:
         """The models to forget before `prompt` uses the model `key`."""
@@ -29,7 +33,19 @@ class Held:
             self._before = self._present if key in self._present else set()
             self._present = set()
         self._present.add(key)
-        return self._known - self._present - self._before
+        ahead = self._ahead if prompt == self._ahead_of else set()
+        return self._known - self._present - self._before - ahead
+
+    def preloading(self, prompt: str | None, key: str) -> None:
+        """The ranks begin to read a model that a loader of `prompt` asked for: this prompt may use it later."""
+        if prompt != self._ahead_of:
+            self._ahead_of, self._ahead = prompt, set()
+        self._ahead.add(key)
+        self._known.add(key)
+
+    def preloaded(self, key: str) -> None:
+        """All ranks have read it."""
+        self.latest = self.latest | {key}
 
     def loaded(self, keys: set[str]) -> None:
         """A request with these models was prepared."""
@@ -54,6 +70,10 @@ class Held:
             self._reserved[rank] = self._reserved.get(rank, 0) - cached if caches_only else 0
             if not caches_only:
                 self._weights.pop(rank, None)
+
+    def everywhere(self, key: str) -> bool:
+        """Whether every rank holds the weights of a model, as far as is known."""
+        return key in self.latest and bool(self._weights) and all(self._weights.values())
 
     def weights(self, rank: int) -> int:
         """Bytes of weights on the rank's device, when it was last asked."""

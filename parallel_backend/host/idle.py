@@ -13,7 +13,7 @@ from .manager import InUse, manager
 
 
 class IdleRelease:
-    """Counts from the end of the last run, or from the start of a group that nothing used yet."""
+    """Counts from the end of the last run or preload, or from the start of a group that nothing used yet."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -24,7 +24,7 @@ class IdleRelease:
         match event:
             case events.RunStarted():
                 self._restart(None)
-            case events.GroupStarted() | events.RunEnded():
+            case events.GroupStarted() | events.PreloadEnded() | events.RunEnded():
                 self._restart(Limits.from_environment())
 
     def _restart(self, limits: Limits | None) -> None:

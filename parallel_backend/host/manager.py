@@ -35,6 +35,7 @@ class GroupManager:
         self._prompt: tuple[str, DeviceSet] | None = None
         self._using = threading.RLock()
         self.in_use = False  # a prompt waits for a group, or works with it
+        self._background: threading.Event | None = None
         atexit.register(self.close)
 
     @property
@@ -45,14 +46,36 @@ class GroupManager:
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
         """Around everything that a prompt does with a group. Raises InterruptProcessingException."""
-        while not self._using.acquire(timeout=POLL_SECONDS):
-            comfy.model_management.throw_exception_if_processing_interrupted()
         before, self.in_use = self.in_use, True
         try:
-            yield
+            if (background := self._background) is not None:
+                background.set()
+            while not self._using.acquire(timeout=POLL_SECONDS):
+                comfy.model_management.throw_exception_if_processing_interrupted()
+            try:
+                yield
+            finally:
+                self._using.release()
         finally:
             self.in_use = before
-            self._using.release()
+
+    @contextlib.contextmanager
+    def background(self, stop: threading.Event) -> Iterator[None]:
+        """Use a group while no prompt does; waits until then, or until `stop` is set: do nothing in that case. A prompt
+        that comes sets it, and waits until this ends.
+        """
+        self._background = stop  # first, so that a prompt that comes right now is seen by one of the two
+        held = False
+        try:
+            while not stop.is_set() and not held:
+                held = not self.in_use and self._using.acquire(timeout=POLL_SECONDS)
+                if not held:
+                    stop.wait(POLL_SECONDS)
+            yield
+        finally:
+            self._background = None
+            if held:
+                self._using.release()
 
     @contextlib.contextmanager
     def idle(self, seconds: float = 0.0) -> Iterator[None]:
@@ -95,12 +118,15 @@ class GroupManager:
             start.group.leftover = None
         return start.group if start.group.healthy() else None
 
-    def warm_up(self, devices: DeviceSet, may_leave_out: bool) -> None:
-        """Start a group in the background, so that it is ready when the sampler needs it."""
+    def warm_up(self, devices: DeviceSet, may_leave_out: bool) -> GroupStart | None:
+        """Start a group in the background, so that it is ready when the sampler needs it. None: there is one on other
+        devices, which only a sampler may end.
+        """
         require_linux()
         self._one_device_set_per_prompt(devices)
         if self._start is None or self._start.devices == devices:
-            self._wanted(devices, may_leave_out)
+            return self._wanted(devices, may_leave_out)
+        return None
 
     def _wanted(self, devices: DeviceSet, may_leave_out: bool) -> GroupStart:
         """The start of a group on these devices: the one there is, or a new one in its place."""

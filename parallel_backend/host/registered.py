@@ -16,11 +16,13 @@ import comfy.model_patcher
 import torch
 from comfy.model_management import LoadedModel, current_loaded_models
 
-from .devices import DeviceSet
+from .devices import ranks_by_device
 from .errors import GroupError, OutOfMemory, RequestRefused
 from .group import ProcessGroup
 from .manager import InUse, manager
+from .preload import preloads
 from .release import RELEASE_SECONDS, free
+from .start import GroupStart
 
 
 class XDiTRanks(torch.nn.Module):
@@ -28,23 +30,32 @@ class XDiTRanks(torch.nn.Module):
 
 
 class DevicePatcher(comfy.model_patcher.ModelPatcher):
-    """What the ranks of `group` on one device hold there, in bytes; nothing once the group is gone."""
+    """What the ranks of a group on one device hold there, in bytes: nothing before it is ready and once it is gone."""
 
-    def __init__(self, group: ProcessGroup, device: torch.device, ranks: tuple[int, ...]):
-        self._group = group
-        self._ranks = ranks
+    def __init__(self, start: GroupStart, device: torch.device):
+        self.start = start
         super().__init__(XDiTRanks(), device, torch.device("cpu"))
+
+    @property
+    def _group(self) -> ProcessGroup | None:
+        group = self.start.group
+        return group if group is not None and group.alive() else None
+
+    def _ranks(self, group: ProcessGroup) -> tuple[int, ...]:
+        return ranks_by_device(group.devices).get(self.load_device, ())
 
     def model_size(self):
         return self.loaded_size()
 
     def loaded_size(self):
-        if not self._group.alive():
+        if (group := self._group) is None:
             return 0
-        return sum(self._group.held.resident(rank) for rank in self._ranks)
+        return sum(group.held.resident(rank) for rank in self._ranks(group))
 
     def _cached(self) -> int:
-        return sum(self._group.held.cached(rank) for rank in self._ranks)
+        if (group := self._group) is None:
+            return 0
+        return sum(group.held.cached(rank) for rank in self._ranks(group))
 
     def partially_load(self, device_to, extra_memory=0, force_patch_weights=False):
         return 0
@@ -57,7 +68,7 @@ class DevicePatcher(comfy.model_patcher.ModelPatcher):
         return cached if self._free(caches_only=True) else 0
 
     def detach(self, unpatch_all=True):
-        if unpatch_all and self._group.alive():
+        if unpatch_all:
             self._free(caches_only=False)
         return self.model
 
@@ -65,24 +76,25 @@ class DevicePatcher(comfy.model_patcher.ModelPatcher):
         """Whether it was done. What goes wrong is the group's end, which frees the memory too, so ComfyUI goes on."""
         if manager.in_use:
             return False
-        leftover = self._group.leftover
+        preloads.drop()
+        if (group := self._group) is None:
+            return False
+        leftover = group.leftover
         if leftover is not None and not leftover.done.is_set():
             threading.Thread(target=self._free_after, args=(leftover.done,), name="xdit-free", daemon=True).start()
             return False
         try:
             with manager.idle(RELEASE_SECONDS):
-                free(self._group, self._ranks, caches_only)
+                free(group, self._ranks(group), caches_only)
         except InUse:
             return False
         except (GroupError, RequestRefused, OutOfMemory) as error:
-            logging.error("xDiT: freeing memory of %s: %s", self._names(), error)
+            logging.error("xDiT: freeing memory of %s: %s", self.load_device, error)
             return False
         what = "unused memory" if caches_only else "weights"
-        logging.info("xDiT: %s on %s dropped: ComfyUI wants the memory", what, self._names())
+        names = ", ".join(group.devices.name(rank) for rank in self._ranks(group))
+        logging.info("xDiT: %s on %s dropped: ComfyUI wants the memory", what, names)
         return True
-
-    def _names(self) -> str:
-        return ", ".join(self._group.devices.name(rank) for rank in self._ranks)
 
     def _free_after(self, done: threading.Event) -> None:
         """Once the ranks are through with what a cancelled prompt began, unless the next prompt has them by then."""
@@ -107,27 +119,26 @@ class Registered:
         try:
             yield
         finally:
-            group = manager.start.group if manager.start is not None else None
-            if group is not None and group.alive():
-                self._show(group)
+            start = manager.start
+            if start is not None and start.group is not None and start.group.alive():
+                start.group.held.measured(start.group.ask(stacks=False))
+                for device in ranks_by_device(start.group.devices):
+                    patcher = DevicePatcher(start, device)
+                    if patcher.loaded_size() or start.group.leftover is not None or preloads.any():
+                        self._show(patcher)
 
-    def _show(self, group: ProcessGroup) -> None:
-        group.held.measured(group.ask(stacks=False))
-        for device, ranks in ranks_by_device(group.devices).items():
-            patcher = DevicePatcher(group, device, ranks)
-            if not patcher.loaded_size() and group.leftover is None:
-                continue
-            entry = LoadedModel(patcher)
-            entry.model_load()
-            current_loaded_models.insert(0, entry)
-            self._entries.append((entry, patcher))
+    def expect(self, start: GroupStart) -> None:
+        """The ranks of this group, which may not be ready yet, are about to hold something."""
+        listed = [patcher for entry, patcher in self._entries if entry in current_loaded_models]
+        for device in ranks_by_device(start.devices):
+            if not any(patcher.start is start and patcher.load_device == device for patcher in listed):
+                self._show(DevicePatcher(start, device))
 
-
-def ranks_by_device(devices: DeviceSet) -> dict[torch.device, tuple[int, ...]]:
-    """The ranks on each of ComfyUI's devices; all CPU ranks are on one."""
-    if devices.kind == "cpu":
-        return {torch.device("cpu"): tuple(range(devices.size))}
-    return {torch.device("cuda", index): (rank,) for rank, index in enumerate(devices.indices)}
+    def _show(self, patcher: DevicePatcher) -> None:
+        entry = LoadedModel(patcher)
+        entry.model_load()
+        current_loaded_models.insert(0, entry)
+        self._entries.append((entry, patcher))
 
 
 registered = Registered()

@@ -46,7 +46,7 @@ def sample_here(
             " do not go together: remove one, or sample with a stock loader"
         )
     try:
-        request = prepare(group, "forward", _bare(patcher), degrees, config)
+        request = prepare(group, "forward", _bare(patcher), degrees, config, len(arguments["sigmas"]) - 1)
     except CannotTravel as error:
         raise RequestRefused(
             f"{error}; it is needed inside the model call, so this prompt cannot be sampled"

@@ -16,10 +16,7 @@ from ..config import REPLICATE, ConfigError, Degrees, ParallelConfig
 from ..protocol import Finished, SampleRequest, Step
 from ..sharding.guided_call import patch_between_conditions
 from ..sharding.patches import OVERRIDE, replaced_blocks
-from ..sharding.pipeline.stages import staged_blocks
-from ..sharding.plan import class_path, heads_of
 from ..sharding.plans import plan_for
-from ..sharding.plans.kernels_only import KERNELS_ONLY
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel
 from .benchmark_best import best_key, remembered_best
@@ -33,6 +30,7 @@ from .group import ProcessGroup
 from .links import measured_links
 from .manager import manager
 from .memory import ADVICE
+from .preload import preloads
 from .registered import registered
 from .release import forget, free
 from .remote_forward import sample_here
@@ -42,8 +40,6 @@ from .size import refuse_too_large
 
 
 @observed
-@manager.used()
-@registered.withdrawn()
 def run(
     executor,
     arguments: dict[str, Any],
@@ -57,15 +53,21 @@ def run(
 
     Raises InterruptProcessingException when cancelled; ConfigError, RequestRefused, OutOfMemory or GroupError.
     """
+    preloads.wait_for(executor.class_obj.model_patcher, len(arguments["sigmas"]) - 1)
+    with manager.used(), registered.withdrawn():
+        return _run_twice(executor, arguments, callback, disable_pbar, degrees)
+
+
+def _run_twice(*run: Any) -> torch.Tensor:
     try:
-        return _run(executor, arguments, callback, disable_pbar, degrees)
+        return _run(*run)
     except OutOfMemory as first:
         if first.final:
             raise
         how = "after freeing the ranks' memory" if first.group_lives else "in a new process group"
         logging.warning("xDiT: %s; trying once more %s", first, how)
     try:
-        return _run(executor, arguments, callback, disable_pbar, degrees, free_first=True)
+        return _run(*run, free_first=True)
     except OutOfMemory as second:
         raise OutOfMemory(f"{second}; this was the second try. {ADVICE}", second.group_lives) from None
 
@@ -104,14 +106,13 @@ def _run(
         forget(group, superseded)
     make_room(guider, arguments["noise"].shape, group, model, choice)
     emit(RunStarted(prompt_id(), group.devices, str(choice.degrees)))
-    started = time.monotonic()
+    started, steps = time.monotonic(), len(arguments["sigmas"]) - 1
     try:
-        request = prepare(group, "sample", _sample_request(guider, arguments, callback), choice.degrees, config)
+        request = prepare(group, "sample", _sample_request(guider, arguments, callback), choice.degrees, config, steps)
     except CannotTravel as error:
         logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks", error)
         return _sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config)
     logging.debug("xDiT: request prepared in %.3f s", time.monotonic() - started)
-    steps = len(arguments["sigmas"]) - 1
     latent = _stream(group, request, patcher.load_device, callback, disable_pbar, steps)
     count_sampled(work, devices.kind, steps, compiled=config.compile == "on")
     return latent
@@ -144,20 +145,13 @@ def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet, config:
     options = guider.model_options.get("transformer_options", {})
     model = guider.model_patcher.model.diffusion_model
     plan = plan_for(model)
-    heads = heads_of(plan, model) if plan is not None else None
-    together = patch_between_conditions(guider.model_options)
-    compiles = plan is not None or class_path(model) in KERNELS_ONLY
-    return Workload(
-        type(model).__qualname__,
-        plan,
-        heads,
+    return Workload.of(
+        model,
         count_conditions(guider),
         tuple(arguments["noise"].shape),
-        together,
-        compiles,
+        together=patch_between_conditions(guider.model_options),
         hook_lora=bool(guider.model_patcher.hook_patches),
         steps=len(arguments["sigmas"]) - 1,
-        blocks=len(staged_blocks(model, plan)) if plan is not None else 0,
         undivided_blocks=replaced_blocks(options),
         ring_of_two=plan is not None
         and plan.ring_of_two

@@ -40,6 +40,11 @@ class GroupStart:
             return False
         return not self.done.is_set() or (self.group is not None and self.group.alive())
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether it was ended, or its group, because nobody wants it."""
+        return self._abandoned.is_set()
+
     def abandon(self) -> None:
         """Nobody wants this group: end it, or its start, and wait for that."""
         self._abandoned.set()

@@ -15,9 +15,11 @@ from . import events
 from .devices import DeviceSet
 from .group import ProcessGroup
 from .manager import manager
+from .preload import preloads
 
-# What the group is doing. "lost": it ended by itself; "failed": it could not be started.
-NONE, STARTING, IDLE, WORKING, LOST, FAILED = "none", "starting", "idle", "working", "lost", "failed"
+# What the group is doing. "preloading": it is idle but for that; "lost": it ended by itself; "failed": no start.
+NONE, STARTING, IDLE, PRELOADING, WORKING = "none", "starting", "idle", "preloading", "working"
+LOST, FAILED = "lost", "failed"
 
 # Phases of a run; after them it is "done", "failed" or "cancelled".
 RUNNING = LOADING, SAMPLING = "loading", "sampling"
@@ -25,11 +27,14 @@ RUNNING = LOADING, SAMPLING = "loading", "sampling"
 
 @dataclass
 class Run:
-    """The last sampling run; `total` is 0 until its first step is done, `seconds` those of its last step."""
+    """The last sampling run; `total` is 0 until its first step is done, `seconds` those of its last step. `read`: the
+    share of its weights that is read, once it is known that it reads any.
+    """
 
     devices: str
     degrees: str
     phase: str = LOADING
+    read: float | None = None
     step: int = 0
     total: int = 0
     seconds: float | None = None
@@ -39,6 +44,7 @@ class Run:
             "devices": self.devices,
             "degrees": self.degrees,
             "phase": self.phase,
+            "read": self.read,
             "step": self.step,
             "total": self.total,
             "seconds_per_step": self.seconds,
@@ -65,6 +71,8 @@ class Status:
                     self._last_group = event.devices
                 case events.RunStarted():
                     self._run = Run(str(event.devices), event.degrees)
+                case events.WeightsRead():
+                    self._run.read = event.share
                 case events.StepsStarted():
                     self._run.phase = SAMPLING
                     self._stepped = event.time
@@ -112,7 +120,9 @@ def _state() -> tuple[str, ProcessGroup | None]:
     if not start.group.alive():
         return LOST, None
     cancelled = start.group.leftover is not None and not start.group.leftover.done.is_set()
-    return WORKING if in_use or cancelled else IDLE, start.group
+    if in_use or cancelled:
+        return WORKING, start.group
+    return PRELOADING if preloads.any() else IDLE, start.group
 
 
 def _ranks(group: ProcessGroup) -> list[dict[str, Any]]:

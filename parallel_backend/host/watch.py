@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..protocol import SAMPLING, Heartbeat, Standing
+from ..protocol import SAMPLING, Heartbeat, Reading, Standing
 from .errors import GroupError
 from .limits import Limits
 
@@ -44,6 +44,11 @@ class Watch:
         self._heard[rank] = True
         if isinstance(message, Heartbeat):
             self._beats[rank] = message
+
+    def reading(self, rank: int) -> Reading | None:
+        """What the rank's last heartbeat said of it."""
+        beat = self._beats[rank]
+        return beat.reading if beat is not None else None
 
     def silent(self) -> set[int]:
         """Ranks that gave no sign of life lately, for a second at least."""

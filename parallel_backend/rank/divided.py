@@ -86,15 +86,15 @@ class DividedBlocks:
         return max(unit.size for unit in self.units)
 
     def read(self) -> Iterator[int]:
-        """This rank's cuts from the file; yields after each block how many bytes lie on the device."""
+        """This rank's cuts from the file; yields after the buffers, and after each block, how many bytes were read."""
         self._slots = [Slot(self._largest(), self._device) for _ in range(2)]
-        yield self.nbytes
+        yield 0
         for unit in self.units:
             cut = self._empty_cut(unit)
             for one in unit.stored:
                 unit.read(cut, one, self._device)
             self._cuts[unit] = cut
-            yield self.nbytes
+            yield unit.share
         self.hide()
 
     def _empty_cut(self, unit: Unit) -> torch.Tensor:

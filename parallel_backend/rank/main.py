@@ -51,14 +51,17 @@ from .forward import ForwardServer
 from .leaving import leave
 from .link import HostLink
 from .mesh import Meshes
+from .patcher import RankModelPatcher
 from .placement import place
 from .probe import probe
-from .pulse import Pulse
+from .pulse import Pulse, no_reading
 from .reader import RequestReader
+from .reading import RequestReading
 from .sampling import sample
 from .steps import StepSender
 from .store import ModelStore
 from .weight_groups import WeightGroups
+from .weights import nothing
 
 NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # in torch's RuntimeError
 VERSIONS = ("torch", "xfuser", "diffusers", "safetensors", "cloudpickle")
@@ -135,14 +138,25 @@ class Rank:
         try:
             request = self._reader.read(message)
             stage = "load"
-            place(self._reader.patchers, message.weights, message.degrees, self._rank)
-            comfy.model_management.load_models_gpu(self._reader.patchers)
+            patchers = self._reader.patchers if message.kind != "preload" else self._missing(message.request)
+            place(patchers, message.weights, message.degrees, self._rank)
+            self._pulse.reading = reading = RequestReading(message.request, patchers)
+            comfy.model_management.load_models_gpu(patchers)
         except Exception as error:
             self._end(message.request)
             self._link.send(Rejected(message.request, self._rank, stage, raised(error)))
             return
+        finally:
+            self._pulse.reading = no_reading  # else it would keep the weights from being freed
         self._prepared = (message, request)
-        self._link.send(Prepared(message.request, self._rank, tuple(self._reader.echo)))
+        self._link.send(Prepared(message.request, self._rank, tuple(self._reader.echo), reading().read))
+
+    def _missing(self, request: int) -> list[RankModelPatcher]:
+        """Those MODELs of a preload whose weights are not here. Cancel ends their reading."""
+        missing = [patcher for patcher in self._reader.patchers if not patcher.model.xdit_weights.resident]
+        for patcher in missing:
+            patcher.model.xdit_weights.between = self._link.cancelled(request).throw_if_set
+        return missing
 
     def _go(self, message: Prepare, request: Any) -> None:
         self._pulse.sampling(self._link.cancelled(message.request))
@@ -247,6 +261,7 @@ class Rank:
         self._prepared = None
         for patcher in self._reader.patchers:
             patcher.model.xdit_weights.stop()
+            patcher.model.xdit_weights.between = nothing
         self._reader.patchers = []
         self._link.done(request)
 

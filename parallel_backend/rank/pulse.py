@@ -11,23 +11,25 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from ..protocol import IDLE, SAMPLING, Ask, Heartbeat, Memory, Standing
+from ..protocol import IDLE, LOADING, SAMPLING, Ask, Heartbeat, Memory, Reading, Standing
 from ..sharding import counts
 from ..transport.channel import ChannelClosed
 from .cancel import CancelFlag
 
 HEARTBEAT_SECONDS = 1.0
+LOADING_SECONDS = 0.25  # the same while loading, for the progress bar
 STACK_FRAMES = 12
 
 
 class Pulse:
-    """`activity` is set by the main thread (IDLE, LOADING, SAMPLING), `sampling` when it begins a request. `resident`
-    gives what Standing calls models.
+    """`activity` is set by the main thread (IDLE, LOADING, SAMPLING), `sampling` when it begins a request, `reading`
+    while it reads weights. `resident` gives what Standing calls models.
     """
 
     def __init__(self, device: torch.device):
         self.activity = IDLE
         self.resident: Callable[[], tuple[tuple[str, int], ...]] = tuple
+        self.reading: Callable[[], Reading | None] = no_reading
         self._device = device
         self._main = threading.get_ident()
         self._flag = CancelFlag()
@@ -51,10 +53,14 @@ class Pulse:
     def _beat(self, send: Callable[[Any], None]) -> None:
         while not self._stopped.is_set():
             try:
-                send(Heartbeat(self.activity, self._flag.asked + sum(self._begun().values())))
+                send(self._heartbeat())
             except ChannelClosed:
                 return  # the link's reader ends the process
-            self._stopped.wait(HEARTBEAT_SECONDS)
+            self._stopped.wait(LOADING_SECONDS if self.activity == LOADING else HEARTBEAT_SECONDS)
+
+    def _heartbeat(self) -> Heartbeat:
+        reading = self.reading() if self.activity == LOADING else None
+        return Heartbeat(self.activity, self._flag.asked + sum(self._begun().values()), reading)
 
     def _begun(self) -> dict[str, int]:
         with self._looking:
@@ -65,6 +71,10 @@ class Pulse:
             return Standing(memory=memory(self._device), models=self.resident())
         frame = sys._current_frames()[self._main]
         return Standing(tuple(traceback.format_stack(frame)[-STACK_FRAMES:]), self._begun())
+
+
+def no_reading() -> None:
+    """What heartbeats say while no weights are read."""
 
 
 def memory(device: torch.device) -> Memory:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,9 @@ class Weights:
     Released: parameters are views of the mmapped file. Resident: what `placement` gives this rank is on `device` in the
     model's dtype; parameters that it does not hold, or only a cut of, are stand-ins of the same shape with nothing but
     NaN. `patched` names those that LoRA and the like changed. `nbytes`: what lies on the device, also while it is being
-    read; `wanted`: what will, once resident. `blocks`: those that are divided, while resident. `title` is for the log.
+    read; `wanted`: what will, once resident. `read`: bytes of it that came from the file; `to_read`: that will have
+    come. `blocks`: those that are divided, while resident. `title` is for the log. `between` is called before each
+    parameter or block is read; what it raises ends that.
     """
 
     def __init__(self, model: torch.nn.Module, device: torch.device, title: str):
@@ -32,6 +34,8 @@ class Weights:
         self.blocks: DividedBlocks | None = None
         self.resident = False
         self.nbytes = 0
+        self.read = 0
+        self.between: Callable[[], None] = nothing
         self.patched: set[str] = set()
         self._outdated: set[str] = set()
         self.place(REPLICATED)
@@ -42,10 +46,12 @@ class Weights:
         self.placement = placement
         self._held = {name: placement.held(name) for name in self._stored}
         self.wanted = sum(one.nbytes for name, one in self._stored.items() if self._held[name] is Held.WHOLE)
+        self.to_read = self.wanted
         if placement.divided:
             units = self._units()
-            largest = max(unit.size for unit in units)
-            self.wanted += 2 * largest + (0 if placement.offload else sum(unit.share for unit in units))
+            largest, shares = max(unit.size for unit in units), sum(unit.share for unit in units)
+            self.wanted += 2 * largest + (0 if placement.offload else shares)
+            self.to_read += shares
 
     @property
     def divided(self) -> bool:
@@ -59,7 +65,7 @@ class Weights:
     def materialise(self) -> None:
         """Put what this rank holds on the device, one tensor at a time.
 
-        Raises torch.OutOfMemoryError with everything released.
+        Raises torch.OutOfMemoryError, or what `between` raises, with everything released.
         """
         if self.resident:
             return
@@ -73,16 +79,20 @@ class Weights:
 
     def _read(self) -> None:
         for name, one in self._stored.items():
+            self.between()
             if self._held[name] is Held.WHOLE:
                 one.show(one.on(self._device))
                 self.nbytes += one.nbytes
+                self.read += one.nbytes
             elif self._held[name] is Held.ABSENT:
                 one.show(one.stand_in(self._device))
         if self.divided:
             whole = self.nbytes
             self.blocks = DividedBlocks(self._units(), self._device, self.placement.offload)
-            for nbytes in self.blocks.read():
-                self.nbytes = whole + nbytes
+            for share in self.blocks.read():
+                self.nbytes = whole + self.blocks.nbytes
+                self.read += share
+                self.between()
 
     def _units(self) -> list[Unit]:
         place, model = self.placement, self._model.diffusion_model
@@ -111,6 +121,7 @@ class Weights:
             one.show(one.source)
         self.resident = False
         self.nbytes = 0
+        self.read = 0
         self.patched.clear()
         self._outdated.clear()
 
@@ -176,3 +187,7 @@ class Weights:
     def stop(self) -> None:
         if self.blocks is not None:
             self.blocks.stop()
+
+
+def nothing() -> None:
+    """What is done between two parameters unless somebody wants more."""

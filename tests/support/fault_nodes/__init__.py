@@ -23,7 +23,9 @@ class FaultInRank(io.ComfyNode):
                 io.Int.Input("rank", default=1, min=-1, max=64, tooltip="-1: every rank"),
                 io.Int.Input("call", default=2, min=1, max=10000, tooltip="the model call, counted from 1"),
                 io.Int.Input("times", default=1, min=1, max=100, tooltip="how often each rank fails in all"),
-                io.String.Input("counter", tooltip="an existing folder where the failures are counted"),
+                io.String.Input(
+                    "counter", tooltip="an existing folder where the failures are counted; waits: for a file go"
+                ),
                 io.Int.Input(
                     "ballast", default=0, min=0, max=2**30, optional=True, tooltip="bytes more in the request"
                 ),

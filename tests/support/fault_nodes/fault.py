@@ -9,9 +9,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-READING = "while reading weights"
-PLACES = ("before the model call", "inside the model call", "while loading", READING)
+# At a parameter that is read from its file: module of the pack, class and method that read one.
+READING = {
+    "while reading weights": ("rank.unit", "Unit", "read"),  # divided ones
+    "while reading whole weights": ("stored", "Stored", "on"),
+}
+PLACES = ("before the model call", "inside the model call", "while loading", *READING)
 LONG = 3600.0
+GO = "go"
 
 
 def end_by(number: int) -> None:
@@ -41,16 +46,23 @@ def never_leave() -> None:
     dist.destroy_process_group = lambda *_: time.sleep(LONG)
 
 
+def wait_for_go(folder: Path) -> None:
+    while not (folder / GO).exists():
+        time.sleep(0.02)
+
+
+# Called with the folder of the node's input `counter`.
 KINDS = {
-    "killed": lambda: end_by(signal.SIGKILL),
-    "stopped": lambda: end_by(signal.SIGSTOP),
-    "hangs": lambda: time.sleep(LONG),
-    "slow": lambda: time.sleep(3),
-    "raises": fail,
-    "out of memory": run_out_of_memory,
-    "out of the machine's memory": lambda: torch.empty(2**50, dtype=torch.uint8),
-    "little GPU memory": take_most_gpu_memory,
-    "never leaves": never_leave,
+    "killed": lambda folder: end_by(signal.SIGKILL),
+    "stopped": lambda folder: end_by(signal.SIGSTOP),
+    "hangs": lambda folder: time.sleep(LONG),
+    "slow": lambda folder: time.sleep(3),
+    "waits": wait_for_go,
+    "raises": lambda folder: fail(),
+    "out of memory": lambda folder: run_out_of_memory(),
+    "out of the machine's memory": lambda folder: torch.empty(2**50, dtype=torch.uint8),
+    "little GPU memory": lambda folder: take_most_gpu_memory(),
+    "never leaves": lambda folder: never_leave(),
 }
 
 
@@ -89,26 +101,27 @@ class Fault:
         self.__dict__.update(state)
         if self.place == "while loading" and dist.is_initialized():
             self.strike()
-        if self.place == READING and dist.is_initialized():
-            self.strike_while_reading()
+        if self.place in READING and dist.is_initialized():
+            self.strike_while_reading(*READING[self.place])
 
-    def strike_while_reading(self) -> None:
-        """At the chosen parameter that is cut from its file from now on."""
-        (module,) = (sys.modules[name] for name in sys.modules if name.endswith(".parallel_backend.rank.unit"))
-        read = module.Unit.read
+    def strike_while_reading(self, path: str, of: str, method: str) -> None:
+        """At the chosen parameter that is read from now on."""
+        (module,) = (sys.modules[name] for name in sys.modules if name.endswith(f".parallel_backend.{path}"))
+        owner = getattr(module, of)
+        read = getattr(owner, method)
 
         def reading(*args):
             self.calls += 1
             if self.calls == self.call:
-                module.Unit.read = read
+                setattr(owner, method, read)
                 self.strike()
             return read(*args)
 
-        module.Unit.read = reading
+        setattr(owner, method, reading)
 
     def __call__(self, executor, *args, **kwargs):
         self.calls += 1
-        if self.calls != self.call or self.place in ("while loading", READING):
+        if self.calls != self.call or self.place in ("while loading", *READING):
             return executor(*args, **kwargs)
         if self.place == "before the model call":
             self.strike()
@@ -128,4 +141,4 @@ class Fault:
         count = len(struck.read_text()) if struck.exists() else 0
         if count < self.times:
             struck.write_text("x" * (count + 1))
-            KINDS[self.kind]()
+            KINDS[self.kind](Path(self.counter))

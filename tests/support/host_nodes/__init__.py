@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 
 import comfy.model_management
 import comfy.samplers
@@ -122,6 +123,28 @@ def want_memory(more: int) -> None:
     comfy.model_management.free_memory(comfy.model_management.get_free_memory(device) + more, device)
 
 
+class After(io.ComfyNode):
+    """Passes a MODEL on once another one is loaded and a file is there."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="After",
+            display_name="After (test only)",
+            category="xDiT/test",
+            description=cls.__doc__,
+            inputs=[io.Model.Input("model"), io.Model.Input("other"), io.String.Input("file")],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, other, file) -> io.NodeOutput:
+        while not Path(file).exists():
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            time.sleep(0.02)
+        return io.NodeOutput(model)
+
+
 class GreedySampler(io.ComfyNode):
     """Euler that wants all memory before each step, and cannot be sent to the ranks."""
 
@@ -169,7 +192,7 @@ class LoadedModels(io.ComfyNode):
 
 class TestNodes(ComfyExtension):
     async def get_node_list(self):
-        return [RandomConditioning, RandomLatent, HoldQueue, WantMemory, GreedySampler, LoadedModels]
+        return [RandomConditioning, RandomLatent, HoldQueue, WantMemory, After, GreedySampler, LoadedModels]
 
 
 async def comfy_entrypoint():
