@@ -1,6 +1,8 @@
 """Sets up the host if needed, then runs ruff and the tests in it.
 
 python3 scripts/test.py [arguments for pytest]
+
+Without arguments all tests run, in two processes at a time: most wait for ranks and ComfyUIs more than they compute.
 """
 
 import os
@@ -9,6 +11,8 @@ import sys
 import time
 
 from comfy_host import PACK_ROOT, SetupError, ensure_host
+
+ALL = ("--numprocesses", "2")
 
 
 def main() -> int:
@@ -23,7 +27,7 @@ def main() -> int:
     checks = {
         "ruff check": [tools / "ruff", "check", "--no-cache", "."],
         "ruff format": [tools / "ruff", "format", "--no-cache", "--check", "."],
-        "pytest": [tools / "pytest", "-q", *sys.argv[1:]],
+        "pytest": [tools / "pytest", "-q", *(sys.argv[1:] or ALL)],
     }
     environment = {**os.environ, "COMFYUI_PATH": str(host.tree), "PYTHONDONTWRITEBYTECODE": "1"}
     results = {}

@@ -82,5 +82,12 @@ def start_comfy(host, tmp_path_factory):
     assert not left, f"processes left behind: {left}"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from support.scheduling import SharedFixtures
+
+    return SharedFixtures(config, log)
+
+
 def pytest_report_header(config) -> str:
     return f"ComfyUI: {HOST.tree}, {os.cpu_count()} cores"

@@ -40,6 +40,13 @@ def test_a_large_model_weighs_nothing_in_comfyui_and_once_in_all_ranks(client, c
     assert sum(anonymous_bytes(pid) for pid in ranks) - ranks_before < 0.1 * size
 
 
+def test_ranks_listen_on_loopback_only(client, comfy, models):
+    sample(client, models.flux(), "cpu:4", seed=8)
+    found = [address for pid in rank_pids(comfy) for address, _ in listeners(pid)]
+    assert found, "gloo listens on something"
+    assert all(is_loopback(address) for address in found), found
+
+
 @pytest.mark.parametrize(("degree", "single"), [("ulysses", 4), ("batch", 5)])  # another file each
 def test_of_divided_weights_a_rank_reads_and_keeps_its_share(client, comfy, models, degree, single):
     sample(client, models.flux(), "cpu:2", seed=9)
@@ -53,13 +60,6 @@ def test_of_divided_weights_a_rank_reads_and_keeps_its_share(client, comfy, mode
     assert max(read) < 0.75 * size  # no lower bound: where memory is short the kernel takes pages back
     for pid, bytes_before in before.items():
         assert anonymous_bytes(pid) - bytes_before < 0.5 * size + 2 * largest + 0.2 * size
-
-
-def test_ranks_listen_on_loopback_only(client, comfy, models):
-    sample(client, models.flux(), "cpu:4", seed=8)
-    found = [address for pid in rank_pids(comfy) for address, _ in listeners(pid)]
-    assert found, "gloo listens on something"
-    assert all(is_loopback(address) for address in found), found
 
 
 @pytest.fixture

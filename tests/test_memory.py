@@ -131,7 +131,7 @@ def test_a_text_encoder_that_needs_room_gets_it_between_two_samplers(client, com
     read = weight_reads(comfy)
     graph = Graph()
     model = load(graph, name)
-    wanted = graph.add("WantMemory", samples=flux_latent(graph, model, 142), more=1)
+    wanted = graph.add("WantMemory", samples=flux_latent(graph, model, 142), more=2**30)
     seen = graph.add("LoadedModels", samples=wanted)
     saved = graph.save(graph.sample("KSampler", model, graph.flux_conditioning(1), seen, seed=143, steps=2))
     result = client.run(graph.prompt)
@@ -145,7 +145,7 @@ def test_who_needs_no_more_than_is_free_leaves_the_ranks_alone(client, comfy, mo
     run_flux(client, name, 151)
     read, held = weight_reads(comfy), weights(client)
     graph = Graph()
-    wanted = graph.add("WantMemory", samples=flux_latent(graph, load(graph, name), 152), more=-(2**20))
+    wanted = graph.add("WantMemory", samples=flux_latent(graph, load(graph, name), 152), more=-(2**28))
     seen = graph.add("LoadedModels", samples=wanted)
     assert loaded(client.run(graph.prompt), seen) == [("cpu", sum(held))]
     assert weight_reads(comfy) == read and weights(client) == held

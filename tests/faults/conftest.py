@@ -10,7 +10,7 @@ SILENCE, STALL = 4, 6  # seconds
 SUPPORT = PACK_ROOT / "tests" / "support"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def comfy(host, tmp_path_factory):
     """One ComfyUI for all tests of faults."""
     packs = {"xdit-test-nodes": SUPPORT / "host_nodes", "xdit-test-faults": SUPPORT / "fault_nodes"}
@@ -26,7 +26,7 @@ def comfy(host, tmp_path_factory):
         yield instance
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def models(comfy) -> ModelShelf:
     return ModelShelf(comfy.base / "models")
 

@@ -2,13 +2,12 @@
 
 import pytest
 from support.model_side import TREE
-from support.rank_set import RankSet
+from support.rank_set import RankSets
 
 
 @pytest.fixture(scope="package")
 def rank_sets(host):
-    """Number of ranks → RankSet with a WeightsSide in each."""
-    sets = {size: RankSet(size, "support.weights_side:WeightsSide", {TREE: str(host.tree)}) for size in (2, 3, 4)}
+    """With a WeightsSide in each rank."""
+    sets = RankSets("support.weights_side:WeightsSide", {TREE: str(host.tree)})
     yield sets
-    for ranks in sets.values():
-        ranks.stop()
+    sets.stop()

@@ -5,7 +5,7 @@ import os
 import pytest
 from support.model_matrix import TOLERANCE
 from support.model_side import TREE
-from support.rank_set import RankSet
+from support.rank_set import RankSets
 
 from models.cases import CASES
 
@@ -47,12 +47,12 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(rank_sets):
 
 def test_without_a_c_compiler_models_run_as_they_are(host, tmp_path):
     nothing = {"CXX": "/nonexistent/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
-    ranks = RankSet(2, "support.model_side:ModelSide", {TREE: str(host.tree), **nothing})
+    sets = RankSets("support.model_side:ModelSide", {TREE: str(host.tree), **nothing})
     try:
-        for error, notes in ranks.run(("compiled", "wan: plain", 2, 1, "inductor")):
+        for error, notes in sets[2].run(("compiled", "wan: plain", 2, 1, "inductor")):
             assert error <= TOLERANCE
             assert any(
                 "WanAttentionBlock could not be compiled and runs as it is: InvalidCxx" in note for note in notes
             )
     finally:
-        ranks.stop()
+        sets.stop()

@@ -1,5 +1,6 @@
 """One attention to be split over ranks: its tensors, what it should give, and how a rank computes its part."""
 
+import importlib.util
 import random
 import time
 from contextlib import contextmanager
@@ -67,6 +68,11 @@ def one_device_attention(q, k, v, mask, scale=None):
 
 class RankSide:
     """What one rank keeps between cases: groups and xfuser adapters, one for each factorisation."""
+
+    @staticmethod
+    def prepare() -> None:
+        if importlib.util.find_spec("xfuser"):  # else its cases are skipped
+            import xfuser.model_executor.layers.usp  # noqa: F401
 
     def __init__(self):
         self._groups = {}

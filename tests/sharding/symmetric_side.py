@@ -15,6 +15,10 @@ from .shared_files import in_shared_files
 class SymmetricSide:
     """Answers ("compare", tokens, heads, batch), ("many", exchanges) and ("counted",)."""
 
+    @staticmethod
+    def prepare() -> None:
+        from xdit_comfyui.parallel_backend.sharding import symmetric, ulysses  # noqa: F401
+
     def __init__(self):
         from xdit_comfyui.parallel_backend.sharding import symmetric
         from xdit_comfyui.parallel_backend.sharding.collectives import new_sequence_groups

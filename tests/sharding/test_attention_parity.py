@@ -10,7 +10,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from support.rank_set import RankSet, make_pack_importable  # noqa: E402
+from support.rank_origin import make_pack_importable  # noqa: E402
+from support.rank_set import RankSets  # noqa: E402
 
 make_pack_importable()
 
@@ -26,10 +27,9 @@ LIMIT = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 @pytest.fixture(scope="module")
 def rank_sets():
-    sets = {size: RankSet(size, "attention_cases:RankSide") for size in (2, 3, 4)}
+    sets = RankSets("attention_cases:RankSide")
     yield sets
-    for ranks in sets.values():
-        ranks.stop()
+    sets.stop()
 
 
 @pytest.fixture(params=FACTORINGS, ids=lambda f: f"ulysses{f[0]}-ring{f[1]}")

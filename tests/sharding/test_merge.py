@@ -13,7 +13,7 @@ from xdit_comfyui.parallel_backend.sharding.merge import merge
 SHAPES = [(1, 3, 37, 16), (2, 2, 5, 40)]  # B, H, L, D
 IN_TRITONS_INTERPRETER = """
 import sys, torch
-from support.rank_set import make_pack_importable
+from support.rank_origin import make_pack_importable
 make_pack_importable()
 from xdit_comfyui.parallel_backend.sharding.merge_kernel import merge_fused
 cases = torch.load(sys.argv[1])

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from support.rank_set import RankSet
+from support.rank_set import RankSets
 
 SPLITS = {
     2: [((3, 3), (2, 2)), ((4, 3), (1, 2))],
@@ -13,10 +13,9 @@ SPLITS = {
 
 @pytest.fixture(scope="module")
 def rank_sets():
-    sets = {size: RankSet(size, "sharding.symmetric_side:SymmetricSide") for size in SPLITS}
+    sets = RankSets("sharding.symmetric_side:SymmetricSide")
     yield sets
-    for ranks in sets.values():
-        ranks.stop()
+    sets.stop()
 
 
 @pytest.mark.parametrize(

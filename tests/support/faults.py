@@ -61,10 +61,11 @@ class FaultGraph:
         prompt, _, saved = self.graph(**options)
         return self.client.latent(self.client.run(prompt), saved)
 
-    def assert_right(self, **options) -> None:
-        """This run gives stock ComfyUI's latent."""
-        same = {key: value for key, value in options.items() if key in ("seed", "steps", "size", "images")}
-        expected = self.latent(stock=True, **same)
+    def assert_right(self, expected: torch.Tensor | None = None, **options) -> None:
+        """This run gives stock ComfyUI's latent; `expected`, where nothing may run in between."""
+        if expected is None:
+            same = {key: value for key, value in options.items() if key in ("seed", "steps", "size", "images")}
+            expected = self.latent(stock=True, **same)
         assert relative_error(self.latent(**options), expected) <= self.tolerance
 
     def error(self, within: float = ERROR_WITHIN_S, **options) -> NodeError:

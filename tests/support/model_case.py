@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,13 +28,20 @@ class ModelCase:
     takes_batches: bool = True
 
     def model(self) -> torch.nn.Module:
-        import comfy.ops
-
-        operations = comfy.ops.disable_weight_init
-        shapes = self.build(device="meta", operations=operations, dtype=torch.float32)
-        model = self.build(device="cpu", operations=operations, dtype=torch.float32)
-        model.load_state_dict(random_weights(shapes, seed=11))
+        model = _built(self.build, "cpu")
+        model.load_state_dict(_weights(self.build))
         return model.eval().requires_grad_(False)
+
+
+def _built(build: Callable[..., torch.nn.Module], device: str) -> torch.nn.Module:
+    import comfy.ops
+
+    return build(device=device, operations=comfy.ops.disable_weight_init, dtype=torch.float32)
+
+
+@functools.lru_cache(maxsize=1)  # cases of one model follow each other
+def _weights(build: Callable[..., torch.nn.Module]) -> dict[str, torch.Tensor]:
+    return random_weights(_built(build, "meta"), seed=11)
 
 
 def randn(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:

@@ -24,8 +24,14 @@ class ModelSide:
     as the methods say.
     """
 
-    def __init__(self):
+    @staticmethod
+    def prepare() -> None:
         import_comfy(Path(os.environ[TREE]))
+        import comfy.model_base  # noqa: F401 - every model's class
+        import comfy.sd  # noqa: F401
+        import models.cases  # noqa: F401
+
+    def __init__(self):
         from models.cases import CASES
 
         self._cases = CASES

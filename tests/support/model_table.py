@@ -20,7 +20,7 @@ from support.model_case import ModelCase
 from support.model_matrix import COLUMNS, TOLERANCE, architecture_of, commands, counts_for, shown
 from support.model_side import TREE
 from support.pack import register_pack
-from support.rank_set import RankSet
+from support.rank_set import RankSet, RankSets
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "models.json"
@@ -79,7 +79,7 @@ def measure(cases: dict[str, ModelCase], results: dict[str, dict], commit: str, 
 
     A case that was begun on another commit and not finished is begun anew, so that its runs are of one commit.
     """
-    ranks = {size: RankSet(size, "support.model_side:ModelSide", {TREE: str(tree)}) for size in (2, 3, 4)}
+    ranks = RankSets("support.model_side:ModelSide", {TREE: str(tree)})
     left = 0
     try:
         for name, case in cases.items():
@@ -98,8 +98,7 @@ def measure(cases: dict[str, ModelCase], results: dict[str, dict], commit: str, 
                 results[name] = known
                 write_results(results)
     finally:
-        for started in ranks.values():
-            started.stop()
+        ranks.stop()
     return left
 
 

@@ -1,49 +1,51 @@
-"""A set of real processes over gloo that run cases, kept alive between tests.
+"""Sets of real processes over gloo that run cases, kept alive between tests.
 
-`RankSet(4, "module:Side")` starts four, each with its own Side(); `run(command)` sends the same command to all and
-returns every rank's answer. Waits are bounded: a set in which a rank failed or hung is killed, and the next `run`
-starts it anew.
-Run as a program, this file is one rank: rank_set.py RANK SIZE STORE PIPE SIDE.
+`RankSets("module:Side")[4]` is a set of four, each with its own Side(); its `run(command)` sends the same command to
+all and returns every rank's answer. Waits are bounded: a set in which a rank failed or hung is killed, and the next
+`run` starts it anew. All sets are forked from one process, see rank_origin.py.
 """
 
-import importlib
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import tempfile
-import traceback
-import types
-from datetime import timedelta
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1]
+ORIGIN = Path(__file__).with_name("rank_origin.py")
 ANSWER_WITHIN_S = 90
-COLLECTIVE_WITHIN_S = 20
 
 
-def make_pack_importable() -> None:
-    """Let `xdit_comfyui.…` be imported here without running the pack's ComfyUI entry point."""
-    if "xdit_comfyui" not in sys.modules:
-        package = types.ModuleType("xdit_comfyui")
-        package.__path__ = [str(TESTS.parent)]
-        sys.modules["xdit_comfyui"] = package
+class RankSets:
+    """Number of ranks → RankSet. `side`: a class, "module:name", as rank_origin.py describes it."""
+
+    def __init__(self, side: str, environment: dict[str, str] | None = None):
+        self._origin = Origin(side, environment or {})
+        self._sets: dict[int, RankSet] = {}
+
+    def __getitem__(self, size: int) -> "RankSet":
+        return self._sets.setdefault(size, RankSet(size, self._origin))
+
+    def stop(self) -> None:
+        for ranks in self._sets.values():
+            ranks.stop()
+        self._origin.stop()
 
 
 class RankSet:
-    def __init__(self, size: int, side: str, environment: dict[str, str] | None = None):
+    def __init__(self, size: int, origin: "Origin"):
         self.size = size
-        self._side = side
-        self._environment = environment or {}
+        self._origin = origin
         self._pipes: list[Connection] = []
-        self._processes: list[subprocess.Popen] = []
+        self._pids: list[int] = []
         self._folder: tempfile.TemporaryDirectory | None = None
 
     def run(self, command: tuple) -> list:
         """Every rank's answer, which is Side().answer(*command). Raises RuntimeError."""
-        if not self._processes:
+        if not self._pipes:
             self._start()
         message = pickle.dumps(command)  # Connection.send would hand tensors over as shared memory
         for pipe in self._pipes:
@@ -66,58 +68,64 @@ class RankSet:
         return answers
 
     def stop(self) -> None:
+        if not self._pipes:
+            return
+        self._origin.end(self._pids)
         for pipe in self._pipes:
             pipe.close()
-        for process in self._processes:
-            process.kill()
-            process.wait()
-        if self._folder is not None:
-            self._folder.cleanup()
-        self._pipes, self._processes = [], []
+        self._folder.cleanup()
+        self._pipes, self._pids = [], []
 
     def _start(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="rank-set-")
-        store = Path(self._folder.name) / "store"
+        ours, theirs = zip(*(Pipe() for _ in range(self.size)), strict=True)
+        self._pids = self._origin.fork(str(Path(self._folder.name) / "store"), theirs)
+        self._pipes = list(ours)
+        for pipe in theirs:
+            pipe.close()
+
+
+class Origin:
+    """The process that ranks are forked from; started when the first are wanted."""
+
+    def __init__(self, side: str, environment: dict[str, str]):
+        self._side = side
+        self._environment = environment
+        self._process: subprocess.Popen | None = None
+
+    def fork(self, store: str, pipes: tuple[Connection, ...]) -> list[int]:
+        """The process ids of new ranks, one for each of `pipes`."""
+        if self._process is None:
+            self._start()
+        socket.send_fds(self._socket, [pickle.dumps(("fork", store))], [pipe.fileno() for pipe in pipes])
+        return self._answer()
+
+    def end(self, pids: list[int]) -> None:
+        self._socket.send(pickle.dumps(("end", pids)))
+        self._answer()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._socket.close()
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _start(self) -> None:
         env = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
-        env |= self._environment
-        for rank in range(self.size):
-            ours, theirs = Pipe()
-            arguments = [str(rank), str(self.size), str(store), str(theirs.fileno()), self._side]
-            self._processes.append(
-                subprocess.Popen([sys.executable, __file__, *arguments], env=env, pass_fds=[theirs.fileno()])
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.settimeout(ANSWER_WITHIN_S)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, str(ORIGIN), str(theirs.fileno()), self._side],
+                env=env | self._environment,
+                pass_fds=[theirs.fileno()],
             )
-            theirs.close()
-            self._pipes.append(ours)
 
-
-def serve(rank: int, size: int, store: str, pipe: Connection, side_name: str) -> None:
-    make_pack_importable()
-    sys.path[:1] = [str(TESTS), str(TESTS / "sharding")]  # not this folder, whose comfy.py is not ComfyUI
-    import torch
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        store=dist.FileStore(store, size),
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=COLLECTIVE_WITHIN_S),
-    )
-    module, _, name = side_name.partition(":")
-    side = getattr(importlib.import_module(module), name)()
-    while True:
-        try:
-            command = pickle.loads(pipe.recv_bytes())
-        except (EOFError, ConnectionResetError):
-            return
-        try:
-            with torch.inference_mode():
-                answer, error = side.answer(*command), None
-        except Exception:
-            answer, error = None, traceback.format_exc()
-        pipe.send_bytes(pickle.dumps((answer, error)))
-
-
-if __name__ == "__main__":
-    serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Connection(int(sys.argv[4])), sys.argv[5])
+    def _answer(self) -> list[int]:
+        answer = self._socket.recv(4096)
+        if not answer:
+            code = self._process.wait()
+            self.stop()
+            raise RuntimeError(f"the process that ranks are forked from ended with code {code}")
+        return pickle.loads(answer)
