@@ -97,12 +97,16 @@ class FaultGraph:
         (self.comfy.base / FAILING_DEVICES).write_text(json.dumps(dict.fromkeys(indices, says)))
 
     def kill_ranks(self) -> set[int]:
-        """SIGKILL to every rank; returns who they were, once they are gone."""
+        """SIGKILL to every rank; returns who they were, once they are gone and ComfyUI knows it."""
         pids = self.pids()
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        self.wait_until(lambda: not self.pids() & pids)
+        self.wait_until(lambda: not self.pids() & pids and self.state() != "idle")
         return pids
+
+    def state(self) -> str:
+        """Of the process group, as the sidebar shows it. A dead process's pipes are closed last, so it may lag."""
+        return self.client.get("/xdit/status")["state"]
 
     def pids(self) -> set[int]:
         return rank_pids(self.comfy)
