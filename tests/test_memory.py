@@ -16,10 +16,9 @@ SLACK = 24 * 2**20  # of a process's own memory, between prompts that should lea
 UNLOAD = {"unload_models": True}
 
 
-def load(graph, name):
-    return graph.add(
-        "XDiTLoader", unet_name=name, weight_dtype="default", parallel_config=graph.parallel_config(DEVICES)
-    )
+def load(graph, name, **inputs):
+    config = graph.parallel_config(DEVICES)
+    return graph.add("XDiTLoader", unet_name=name, weight_dtype="default", parallel_config=config, **inputs)
 
 
 def flux_latent(graph, model, seed, steps=2, size=64):
@@ -299,6 +298,11 @@ def test_an_idle_group_drops_its_weights_and_later_ends(start_comfy):
         assert len(pids) == RANKS and all(weights(client))
         wait_until(lambda: released(client))
         assert rank_pids(comfy) == pids and time.monotonic() - began > 1
+        graph = Graph()
+        graph.add("PreviewAny", source=load(graph, name, preload=True))
+        client.run(graph.prompt)
+        wait_until(lambda: f"xDiT: preloaded {name}" in comfy.log.read_text(errors="replace"))
+        wait_until(lambda: released(client))
         run_flux(client, name, 8)
         assert rank_pids(comfy) == pids and all(weights(client))
         began = time.monotonic()

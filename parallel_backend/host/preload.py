@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import comfy.model_management
 
-from ..config import ConfigError, Degrees, ParallelConfig
+from ..config import UNSUPPORTED, ConfigError, Degrees, ParallelConfig
 from ..protocol import Cancel, Discard, Rejected, Standing
 from ..recipe import ModelIdentity, UnreadableWeights
 from ..sharding.plans import plan_for
@@ -214,6 +214,7 @@ def likely_choice(patcher: XDiTModelPatcher, config: ParallelConfig, ranks: int)
     """
     asked = config.degrees if config.strategy == "manual" else Degrees()
     work = Workload.of(patcher.model.diffusion_model, asked.cfg, (asked.batch,))
+    config = replace(config, unsupported=UNSUPPORTED[0])  # what is refused for one image may be had for the request
     return with_weights(choose(config, ranks, work), config, ranks, work, None)
 
 
