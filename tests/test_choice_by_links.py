@@ -1,11 +1,17 @@
 """What `auto` makes of measured links."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
+from support.tiny_models import flux_config
 from xdit_comfyui.parallel_backend.config import Degrees, ParallelConfig
 from xdit_comfyui.parallel_backend.host.choose import Workload, choose
+from xdit_comfyui.parallel_backend.host.devices import DeviceSet
 from xdit_comfyui.parallel_backend.host.links import Link, Links
+from xdit_comfyui.parallel_backend.host.runner import workload
+from xdit_comfyui.parallel_backend.sharding.patches import OVERRIDE
 from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
 from xdit_comfyui.parallel_backend.sharding.plans.wan import WAN
 
@@ -57,3 +63,37 @@ def test_who_refuses_idle_devices_gets_none_and_manual_is_obeyed():
     assert choose(ParallelConfig(unsupported="refuse"), 2, flux(), SLOW).degrees == Degrees(ulysses=2)
     config = ParallelConfig(strategy="manual", degrees=Degrees(ulysses=2))
     assert choose(config, 2, flux(), SLOW).degrees == Degrees(ulysses=2)
+
+
+class Devices(DeviceSet):
+    share_memory = True
+
+
+@pytest.fixture(scope="module")
+def guider():
+    from comfy.ldm.flux.model import Flux
+    from comfy.ops import disable_weight_init
+
+    model = Flux(**flux_config(128, 1, 1, True), device="meta", operations=disable_weight_init)
+    patcher = SimpleNamespace(model=SimpleNamespace(diffusion_model=model), hook_patches={})
+    return SimpleNamespace(model_patcher=patcher, model_options={}, conds={"positive": [], "negative": []}, cfg=1.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "kernel", "ring"),
+    [
+        ({}, {}, "attention_pytorch", True),
+        ({"attention": "cudnn"}, {}, "attention_pytorch", False),
+        ({}, {OVERRIDE: print}, "attention_pytorch", False),
+        ({}, {}, "attention_sage", False),
+    ],
+)
+def test_a_ring_of_two_has_a_kernel_of_its_own(guider, monkeypatch, config, options, kernel, ring):
+    """So it is taken only where nobody asked for one, and only by GPUs that write into each other's memory."""
+    from comfy.ldm.modules import attention
+
+    monkeypatch.setattr(attention, "optimized_attention", getattr(attention, kernel))
+    monkeypatch.setattr(guider, "model_options", {"transformer_options": options})
+    arguments = {"noise": torch.empty(IMAGE, device="meta"), "sigmas": torch.zeros(5)}
+    for devices, reach in ((Devices("cuda", (0, 1)), True), (DeviceSet("cpu", (0, 1)), False)):
+        assert workload(guider, arguments, devices, ParallelConfig(**config)).ring_of_two == (ring and reach)

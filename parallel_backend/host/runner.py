@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import comfy.ldm.modules.attention as comfy_attention
 import comfy.model_management
 import torch
 import tqdm
@@ -153,12 +154,16 @@ def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet, config:
         hook_lora=bool(guider.model_patcher.hook_patches),
         steps=len(arguments["sigmas"]) - 1,
         undivided_blocks=replaced_blocks(options),
-        ring_of_two=plan is not None
-        and plan.ring_of_two
-        and config.attention == "auto"
-        and not options.get(OVERRIDE)
-        and devices.share_memory,
+        ring_of_two=plan is not None and plan.ring_of_two and _kernel_is_ours(config, options) and devices.share_memory,
     )
+
+
+def _kernel_is_ours(config: ParallelConfig, options: dict[str, Any]) -> bool:
+    """Whether nobody asked for an attention kernel (Parallel Config, a node, a flag of ComfyUI's such as
+    --use-sage-attention): a ring uses its own.
+    """
+    default = comfy_attention.optimized_attention is comfy_attention.attention_pytorch
+    return default and config.attention == "auto" and not options.get(OVERRIDE)
 
 
 def count_conditions(guider: Any) -> int:
