@@ -15,6 +15,7 @@ from comfy.quant_ops import QuantizedTensor
 
 LAYOUT = "TensorCoreFP8E4M3Layout"
 FP8 = torch.float8_e4m3fn
+HALF = (torch.bfloat16, torch.float16)  # on GPUs the product with a bias gives nothing else
 ALIGNED = 16  # what the matrix product wants of both sides of the weight
 
 
@@ -41,7 +42,7 @@ def _open(linear: type) -> None:
 
 
 def _fits(module: torch.nn.Module, input: torch.Tensor) -> bool:
-    """Whether ComfyUI's forward would multiply in fp8: the conditions are its own."""
+    """Whether ComfyUI's forward would multiply in fp8: the conditions are its own, and those of the product."""
     return (
         getattr(module, "layout_type", None) == LAYOUT
         and isinstance(module.weight, QuantizedTensor)
@@ -51,6 +52,7 @@ def _fits(module: torch.nn.Module, input: torch.Tensor) -> bool:
         and len(module.weight_function) == 0
         and len(module.bias_function) == 0
         and input.ndim >= 2
+        and (input.dtype in HALF or input.device.type == "cpu")
         and module.in_features % ALIGNED == 0
         and module.out_features % ALIGNED == 0
     )
