@@ -73,8 +73,8 @@ class Meshes:
         )
 
     def usp(self, mesh: Mesh) -> object | None:
-        """xfuser's USP for a ring on GPUs; imported at the first ring, None elsewhere."""
-        if self._device.type != "cuda" or mesh.degrees.ring == 1:
+        """xfuser's USP for a ring on GPUs that do not reach each other's memory; imported then, None elsewhere."""
+        if self._device.type != "cuda" or mesh.degrees.ring == 1 or mesh.sp.direct is not None:
             return None
         if mesh.degrees not in self._usp:
             from ..sharding.xfuser_adapter import XfuserUSP
