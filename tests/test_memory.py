@@ -9,6 +9,7 @@ from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import anonymous_bytes, file_bytes, rank_pids, weight_reads
 from support.tiny_models import SDXL_CONTEXT, SDXL_POOLED, ModelShelf
+from support.waiting import answered_status, wait_until
 
 DEVICES = "cpu:2"
 RANKS = 2
@@ -48,24 +49,16 @@ def run_sdxl(client, name, seed):
 
 def weights(client):
     """Bytes of weights on each rank's device, as the sidebar tab shows them."""
-    return [sum(model["bytes"] for model in rank["models"]) for rank in client.get("/xdit/status")["ranks"]]
+    return [sum(model["bytes"] for model in rank["models"]) for rank in answered_status(client)["ranks"]]
 
 
 def titles(client):
-    return [[model["title"] for model in rank["models"]] for rank in client.get("/xdit/status")["ranks"]]
+    return [[model["title"] for model in rank["models"]] for rank in answered_status(client)["ranks"]]
 
 
 def loaded(result, node):
     """What LoadedModels shows of the ranks: (device, bytes)."""
     return [(device, size) for name, device, size in result.outputs[node.id]["loaded"] if name == "XDiTRanks"]
-
-
-def wait_until(what, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.05)
-    return value
 
 
 def released(client):

@@ -1,13 +1,12 @@
 """Weights that a loader has the ranks read before a sampler asks for them."""
 
-import time
-
 import psutil
 import pytest
 from support.compare import TOLERANCE
 from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import weight_reads
+from support.waiting import answered_status, wait_until
 
 DEVICES = "cpu:2"
 RANKS = 2
@@ -45,24 +44,7 @@ def run(client, name, seed, **how):
 
 def held(client):
     """Of each rank: title → bytes of the models on its device."""
-    return [{model["title"]: model["bytes"] for model in rank["models"]} for rank in status(client)["ranks"]]
-
-
-def status(client):
-    """Once every rank answers; on a busy machine one may take too long for the route."""
-    return wait_until(lambda: (now := client.get("/xdit/status")) and all_answer(now) and now)
-
-
-def all_answer(status):
-    return all(rank["models"] is not None for rank in status["ranks"])
-
-
-def wait_until(what, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.05)
-    return value
+    return [{model["title"]: model["bytes"] for model in rank["models"]} for rank in answered_status(client)["ranks"]]
 
 
 def unload(client):
@@ -71,7 +53,7 @@ def unload(client):
 
 
 def wait_until_preloaded(client, *names):
-    wait_until(lambda: status(client)["state"] == "idle")
+    wait_until(lambda: answered_status(client)["state"] == "idle")
     assert [set(rank) for rank in held(client)] == [set(names)] * RANKS
     return held(client)
 
@@ -151,7 +133,7 @@ def test_what_does_not_fit_is_left_to_the_sampler(client, comfy, models):
     blocks = int(0.6 * psutil.virtual_memory().total / SINGLE_BLOCK)  # one process may map them, two cannot hold them
     large = models.sparse_flux(3072, 1, blocks)
     preload(client, large)
-    wait_until(lambda: status(client)["state"] == "idle")
+    wait_until(lambda: answered_status(client)["state"] == "idle")
     log = comfy.log.read_bytes()[start:].decode(errors="replace")
     (line,) = (line for line in log.splitlines() if large in line)
     assert f"{large} is not preloaded: " in line and " GiB of weights do not fit in " in line

@@ -12,6 +12,7 @@ from support.compare import TOLERANCE
 from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import anonymous_bytes, rank_pids, resident_bytes, weight_reads
+from support.waiting import wait_until
 from xdit_comfyui.parallel_backend.host.status import memory_of
 from xdit_comfyui.parallel_backend.protocol import Memory, Standing
 
@@ -54,14 +55,6 @@ def flux(name, seed=7, steps=4, size=64, conditioning=None):
 def latent_of(client, name, **options):
     prompt, saved = flux(name, **options)
     return client.latent(client.run(prompt), saved)
-
-
-def wait_until(what, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.1)
-    return value
 
 
 # The routes

@@ -2,6 +2,8 @@
 
 import time
 
+from support.waiting import wait_until
+
 CONTROL_WITHIN_S = 1.0
 SLACK_S = 2.0  # for a busy machine
 
@@ -40,7 +42,7 @@ def test_while_a_model_loads_and_inside_a_long_step(faults):
     for place in ("while loading", "inside the model call"):
         prompt, sampler, _ = faults.graph(seed=53, fault={"kind": "slow", "place": place, "rank": 1, "times": 1})
         prompt_id = sampler_runs(faults, prompt, sampler)
-        faults.wait_until(lambda: (faults.counter / "rank1").exists())
+        wait_until(lambda: (faults.counter / "rank1").exists())
         assert seconds_to_cancel(faults, prompt_id) < CONTROL_WITHIN_S + SLACK_S
         start = faults.log_size
         faults.assert_right(expected, seed=54)

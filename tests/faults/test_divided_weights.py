@@ -1,6 +1,7 @@
 """Weights divided over the ranks, and a prompt that ends early while a block is being gathered ahead."""
 
 import pytest
+from support.waiting import wait_until
 
 SHARDED = {"ulysses": 2, "weights": "shard"}
 BY_IMAGES = {"batch": 2, "images": 2, "weights": "shard"}
@@ -12,7 +13,7 @@ def test_cancelled(faults, sharded):
     pids = faults.pids()
     fault = {"kind": "slow", "place": "inside the model call", "rank": 1, "times": 1}
     prompt_id = faults.client.queue(faults.graph(seed=61, fault=fault, **sharded)[0])
-    faults.wait_until(lambda: (faults.counter / "rank1").exists())
+    wait_until(lambda: (faults.counter / "rank1").exists())
     faults.client.interrupt(prompt_id)
     assert faults.client.wait(prompt_id, timeout=60).interrupted
     faults.assert_right(seed=62, **sharded)

@@ -4,6 +4,8 @@ import os
 import signal
 import time
 
+from support.waiting import wait_until
+
 from .conftest import SILENCE
 
 LARGE = {"kind": "slow", "place": "before the model call", "rank": -1, "call": 10000, "ballast": 2**24}
@@ -16,7 +18,7 @@ def sent_to_a_stopped_rank(faults, seed):
     faults.latent()
     pids, start = faults.pids(), faults.log_size
     prompt_id = faults.client.queue(faults.graph(seed=seed, fault=LARGE)[0])
-    faults.wait_until(lambda: "on 2 CPU rank(s)" in faults.log_since(start))  # it is being pickled, for a second
+    wait_until(lambda: "on 2 CPU rank(s)" in faults.log_since(start))  # it is being pickled, for a second
     os.kill(max(pids), signal.SIGSTOP)
     time.sleep(1.5)
     return prompt_id, pids
@@ -43,7 +45,7 @@ def test_cancel_while_tensors_are_gathered_for_a_request(faults):
     pids, start = faults.pids(), faults.log_size
     fault = {**LARGE, "ballast": 0, "tensors": 50}
     prompt_id = faults.client.queue(faults.graph(seed=69, fault=fault)[0])
-    faults.wait_until(lambda: "on 2 CPU rank(s)" in faults.log_since(start))
+    wait_until(lambda: "on 2 CPU rank(s)" in faults.log_since(start))
     assert_cancelled_at_once(faults, prompt_id)
     faults.assert_right(seed=70, fault={**fault, "tensors": 2})
     assert faults.pids() == pids

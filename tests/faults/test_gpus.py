@@ -15,6 +15,7 @@ from comfy_host.instance import ComfyInstance, make_base_directory
 from support.comfy_client import ComfyClient
 from support.faults import ERROR_WITHIN_S, FaultGraph
 from support.tiny_models import ModelShelf
+from support.waiting import wait_until
 
 from .conftest import SUPPORT
 
@@ -143,7 +144,7 @@ def test_ranks_end_in_order(faults):
     pids = faults.pids()
     began = time.monotonic()
     faults.client.post("/xdit/restart", {})
-    faults.wait_until(lambda: not faults.pids() & pids)
+    wait_until(lambda: not faults.pids() & pids)
     assert time.monotonic() - began <= ERROR_WITHIN_S
     for rank in range(2):
         log = (faults.comfy.base / "user" / "xdit" / f"rank{rank}.log").read_text(errors="replace")

@@ -3,6 +3,8 @@
 import os
 import signal
 
+from support.waiting import wait_until
+
 from .conftest import SILENCE, STALL
 
 SLACK = 15  # seconds, as for every other fault
@@ -22,7 +24,7 @@ def test_stopped_while_idle(faults):
     faults.latent()
     before = faults.pids()
     os.kill(max(before), signal.SIGSTOP)
-    faults.wait_until(lambda: not faults.pids() & before, SILENCE + SLACK)
+    wait_until(lambda: not faults.pids() & before, SILENCE + SLACK)
     faults.assert_right(seed=22)
 
 
@@ -31,7 +33,7 @@ def test_stopped_while_it_starts(faults):
     prompt, _, saved = faults.graph(seed=23)
     start = faults.log_size
     prompt_id = faults.client.queue(prompt)
-    faults.wait_until(lambda: faults.pids() - before)
+    wait_until(lambda: faults.pids() - before)
     os.kill(max(faults.pids() - before), signal.SIGSTOP)
     result = faults.client.wait(prompt_id, timeout=90)
     assert result.error is None and result.outputs[saved]

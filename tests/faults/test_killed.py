@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from support.waiting import wait_until
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_killed_while_idle(faults):
     faults.latent()
     victim = min(faults.pids())
     os.kill(victim, signal.SIGKILL)
-    faults.wait_until(lambda: faults.state() == "lost")
+    wait_until(lambda: faults.state() == "lost")
     faults.assert_right(seed=9)
     assert len(faults.pids()) == 2 and victim not in faults.pids()
 

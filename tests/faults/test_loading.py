@@ -1,6 +1,7 @@
 """What a person sees while ranks read weights: the node's progress bar, the sidebar tab, Cancel."""
 
 import pytest
+from support.waiting import wait_until
 
 WHOLE, CUT = "while reading whole weights", "while reading weights"
 STEPS = 4
@@ -14,7 +15,7 @@ def queue_stopped(faults, seed, rank=-1, place=WHOLE, call=60, **degrees):
     prompt, sampler, saved = faults.graph(seed=seed, fault=fault, **degrees)
     prompt_id = faults.client.queue(prompt)
     stopped = (0, 1) if rank == -1 else (rank,)
-    faults.wait_until(lambda: all((faults.counter / f"rank{one}").exists() for one in stopped))
+    wait_until(lambda: all((faults.counter / f"rank{one}").exists() for one in stopped))
     return prompt_id, sampler, saved
 
 

@@ -6,6 +6,7 @@ from support.compare import TOLERANCE
 from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import weight_reads
+from support.waiting import wait_until
 
 WHOLE = "while reading whole weights"
 
@@ -47,7 +48,7 @@ def latent(faults, name, seed):
 
 
 def stopped(faults, *ranks):
-    faults.wait_until(lambda: all((faults.counter / f"rank{rank}").exists() for rank in ranks))
+    wait_until(lambda: all((faults.counter / f"rank{rank}").exists() for rank in ranks))
 
 
 def go(faults):
@@ -63,7 +64,7 @@ def titles(faults):
 
 
 def ended(faults):
-    faults.wait_until(lambda: state(faults) not in ("preloading", "working"))
+    wait_until(lambda: state(faults) not in ("preloading", "working"))
 
 
 def test_a_prompt_with_another_model_comes_first_and_the_preload_is_begun_anew_after_it(faults, models):
@@ -76,7 +77,7 @@ def test_a_prompt_with_another_model_comes_first_and_the_preload_is_begun_anew_a
         first = graph.add("After", model=first, other=other, file=str(faults.counter / f"rank{rank}"))
     sampler, saved = sample(faults, graph, first, 83)
     prompt_id = faults.client.queue(graph.prompt)
-    faults.wait_until(lambda: state(faults) == "working")  # the sampler wants the ranks
+    wait_until(lambda: state(faults) == "working")  # the sampler wants the ranks
     go(faults)
     result = faults.client.wait(prompt_id)
     assert result.error is None and result.progress(sampler)[-1] == (4, 4)
@@ -118,7 +119,7 @@ def test_unload_ends_it(faults, models):
     faults.client.queue({"hold": {"class_type": "HoldQueue", "inputs": {"seconds": 0.0}}})
     faults.client.post("/free", {"unload_models": True})
     go(faults)
-    faults.wait_until(lambda: state(faults) == "idle" and titles(faults) == [set(), set()])
+    wait_until(lambda: state(faults) == "idle" and titles(faults) == [set(), set()])
     faults.assert_right(seed=88)
 
 
@@ -147,7 +148,7 @@ def test_a_rank_that_is_killed_is_replaced_by_the_next_prompt(faults, models):
     arm(faults, "killed", rank=1)
     pids, start = faults.pids(), faults.log_size
     preload(faults, models.flux(256, 1, 2, seed=90))
-    faults.wait_until(lambda: " is not preloaded: " in faults.log_since(start))
+    wait_until(lambda: " is not preloaded: " in faults.log_since(start))
     log = faults.log_since(start)
     assert log.count(" is not preloaded: ") == 1 and "was ended by SIGKILL" in log
     faults.assert_right(seed=91)

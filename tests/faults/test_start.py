@@ -4,6 +4,8 @@ import os
 import signal
 import threading
 
+from support.waiting import wait_until
+
 
 def test_a_rank_killed_while_it_starts_is_started_again(faults):
     faults.latent()
@@ -11,7 +13,7 @@ def test_a_rank_killed_while_it_starts_is_started_again(faults):
     before = faults.kill_ranks()
 
     def kill_first_new():
-        faults.wait_until(lambda: faults.pids() - before, 60)
+        wait_until(lambda: faults.pids() - before, 60)
         os.kill(max(faults.pids() - before), signal.SIGKILL)
 
     killer = threading.Thread(target=kill_first_new)

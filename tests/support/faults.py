@@ -3,11 +3,12 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import torch
 from comfy_host.instance import ComfyInstance
+
+from support.waiting import wait_until
 
 from .comfy_client import ComfyClient, NodeError, PromptFailed
 from .compare import TOLERANCE
@@ -101,7 +102,7 @@ class FaultGraph:
         pids = self.pids()
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        self.wait_until(lambda: not self.pids() & pids and self.state() != "idle")
+        wait_until(lambda: not self.pids() & pids and self.state() != "idle")
         return pids
 
     def state(self) -> str:
@@ -110,9 +111,3 @@ class FaultGraph:
 
     def pids(self) -> set[int]:
         return rank_pids(self.comfy)
-
-    def wait_until(self, what, seconds: float = 30) -> None:
-        deadline = time.monotonic() + seconds
-        while not what():
-            assert time.monotonic() < deadline, f"not within {seconds} s"
-            time.sleep(0.05)
