@@ -77,11 +77,6 @@ class DividedBlocks:
         cuts = 0 if self._host_memory is not None else sum(cut.nbytes for cut in self._cuts.values())
         return cuts + sum(slot.buffer.nbytes for slot in self._slots)
 
-    @property
-    def wanted(self) -> int:
-        """What `nbytes` will be once everything was read."""
-        return (0 if self._host_memory is not None else sum(unit.share for unit in self.units)) + 2 * self._largest()
-
     def _largest(self) -> int:
         return max(unit.size for unit in self.units)
 
