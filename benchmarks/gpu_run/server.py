@@ -11,19 +11,10 @@ from comfy_host import PACK_ROOT, Host
 from comfy_host.instance import ComfyInstance, make_base_directory
 from support.comfy_client import ComfyClient, Event, PromptFailed
 
+from .workflow import Workflow
+
 TEST_NODES = {"xdit-test-nodes": PACK_ROOT / "tests" / "support" / "host_nodes"}
 SLOWEST_PROMPT_SECONDS = 200
-
-
-@dataclass(frozen=True)
-class Workflow:
-    """A prompt in API format, the ids of its sampler node and of its SaveLatent node; `steps` of the sampler."""
-
-    prompt: dict
-    sampler: str
-    saved: str
-    steps: int
-    preview: str = "none"
 
 
 @dataclass(frozen=True)

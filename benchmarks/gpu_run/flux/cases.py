@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from support.prompts import Graph
 
 from ..engines import Engine
-from ..server import Workflow
+from ..workflow import Workflow
 from .model_files import FLUX_DEV, TINY, FluxShape, ModelFiles
 
 VARIANTS = ("plain", "lora", "controlnet", "gpu conditioning")

@@ -9,7 +9,7 @@ import torch
 from support.prompts import Graph
 
 from ..engines import Engine
-from ..server import Workflow
+from ..workflow import Workflow
 
 
 @dataclass(frozen=True)
