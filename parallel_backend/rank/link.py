@@ -5,6 +5,7 @@ The rank ends when the host does.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -38,6 +39,7 @@ class HostLink:
             message = decode(payload)
             if isinstance(message, Cancel):
                 self.cancelled(message.request).set()
+                logging.info("request %s is cancelled", message.request)
             elif isinstance(message, Ask):
                 self.send(self._answer(message))
             else:

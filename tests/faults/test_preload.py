@@ -5,7 +5,7 @@ from support.comfy_client import PromptFailed
 from support.compare import TOLERANCE
 from support.parity import relative_error
 from support.prompts import Graph
-from support.ranks import weight_reads
+from support.ranks import log_lines, weight_reads
 from support.waiting import wait_until
 
 WHOLE = "while reading whole weights"
@@ -63,6 +63,11 @@ def titles(faults):
     return [{model["title"] for model in rank["models"]} for rank in faults.client.get("/xdit/status")["ranks"]]
 
 
+def cancels(faults):
+    """How many requests each rank was told to end early."""
+    return [sum("is cancelled" in line for line in log_lines(faults.comfy, rank)) for rank in (0, 1)]
+
+
 def ended(faults):
     wait_until(lambda: state(faults) not in ("preloading", "working"))
 
@@ -76,8 +81,9 @@ def test_a_prompt_with_another_model_comes_first_and_the_preload_is_begun_anew_a
     for rank in (0, 1):
         first = graph.add("After", model=first, other=other, file=str(faults.counter / f"rank{rank}"))
     sampler, saved = sample(faults, graph, first, 83)
+    before = cancels(faults)
     prompt_id = faults.client.queue(graph.prompt)
-    wait_until(lambda: state(faults) == "working")  # the sampler wants the ranks
+    wait_until(lambda: all(cancels(faults)[rank] > before[rank] for rank in (0, 1)))  # the sampler wants the ranks
     go(faults)
     result = faults.client.wait(prompt_id)
     assert result.error is None and result.progress(sampler)[-1] == (4, 4)

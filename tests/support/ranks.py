@@ -16,11 +16,15 @@ def rank_pids(comfy: ComfyInstance) -> set[int]:
     return {pid for pid, command in comfy.processes().items() if BOOTSTRAP in command}
 
 
+def log_lines(comfy: ComfyInstance, rank: int) -> list[str]:
+    """What this rank logged since it was started."""
+    return (comfy.base / "user" / "xdit" / f"rank{rank}.log").read_text(errors="replace").splitlines()
+
+
 def weight_reads(comfy: ComfyInstance, rank: int = 0) -> list[str]:
     """The files whose weights this rank read since it was started, in order."""
-    log = (comfy.base / "user" / "xdit" / f"rank{rank}.log").read_text(errors="replace")
     marker = "reading the weights of "
-    return [line.partition(marker)[2].strip() for line in log.splitlines() if marker in line]
+    return [line.partition(marker)[2].strip() for line in log_lines(comfy, rank) if marker in line]
 
 
 def anonymous_bytes(pid: int) -> int:
