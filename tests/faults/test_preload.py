@@ -6,7 +6,7 @@ from support.compare import TOLERANCE
 from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import log_lines, weight_reads
-from support.waiting import wait_until
+from support.waiting import answered_status, wait_until
 
 WHOLE = "while reading whole weights"
 
@@ -60,7 +60,7 @@ def state(faults):
 
 
 def titles(faults):
-    return [{model["title"] for model in rank["models"]} for rank in faults.client.get("/xdit/status")["ranks"]]
+    return [{model["title"] for model in rank["models"]} for rank in answered_status(faults.client)["ranks"]]
 
 
 def cancels(faults):
