@@ -5,6 +5,7 @@ from support.comfy_client import PromptFailed, PromptRefused
 from support.guided_flux import guided_flux
 from support.images import write_random_image
 from support.parity import relative_error
+from support.waiting import answered_status
 
 TOLERANCE = 1e-5
 STEPS = 6
@@ -47,8 +48,7 @@ def test_lora_and_controlnet(client, comfy, models):
 def test_a_rank_holds_only_the_blocks_of_its_stage(client, comfy, models):
     def weights(config):
         flux(client, models, config)
-        ranks = client.get("/xdit/status")["ranks"]
-        return [rank["models"][0]["bytes"] for rank in ranks]
+        return [rank["models"][0]["bytes"] for rank in answered_status(client)["ranks"]]
 
     whole = weights({"devices": "cpu:3", "ring": 3})
     staged = weights({"devices": "cpu:3", "pipefusion": 3})

@@ -1,7 +1,7 @@
 """What a person sees while ranks read weights: the node's progress bar, the sidebar tab, Cancel."""
 
 import pytest
-from support.waiting import wait_until
+from support.waiting import answered_status, wait_until
 
 WHOLE, CUT = "while reading whole weights", "while reading weights"
 STEPS = 4
@@ -44,7 +44,7 @@ def parts(shown):
 @pytest.mark.parametrize("rank", [-1, 1])
 def test_the_progress_bar_shows_what_the_slowest_rank_has_read_and_then_the_steps(faults, rank):
     prompt_id, sampler, saved = queue_stopped(faults, 71 + rank, rank)
-    status = faults.client.get("/xdit/status")
+    status = answered_status(faults.client)
     ((model,), pid) = status["ranks"][1]["models"], status["ranks"][1]["pid"]
     read, of = loading_event(faults, prompt_id, lambda value, of: value == model["bytes"])
     assert 0.1 < read / of < 0.9
