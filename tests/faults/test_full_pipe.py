@@ -62,7 +62,7 @@ def test_a_rank_killed_while_a_request_is_sent(faults):
 def test_a_silent_rank_is_named_while_the_sidebar_asks_it(faults):
     prompt_id, _ = sent_to_a_stopped_rank(faults, seed=65)
     ranks = faults.client.get("/xdit/status")["ranks"]
-    assert [rank["models"] is None for rank in ranks] == [False, True]
+    assert ranks[1]["models"] is None  # rank 0 may be late on a busy machine; that it answers, the error shows
     result = faults.client.wait(prompt_id, timeout=SILENCE + 15)
     assert f"rank 1 (cpu) has given no sign of life for {SILENCE} s: its process is stopped" in result.error.message
     assert "rank 0 (cpu) is at:" in result.error.message
