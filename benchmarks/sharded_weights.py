@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from direct.launch import files_then_ranks, with_roles
+from direct.launch import run_roles, with_roles
 from direct.pack import import_pack
 from model_calls import apart
 
@@ -265,16 +265,8 @@ def main() -> int:
     parser.add_argument("--cap", type=float, default=20.0, help="GiB that each process may take in the last runs")
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS, help="what to run, where time is short")
     parser.add_argument("--tiny", action="store_true")
-    options = with_roles(parser)
-    size = 2 if options.tiny else torch.cuda.device_count()
-    if options.role == "files":
-        make_files(options)
-    elif options.role == "rank":
-        with torch.inference_mode():
-            serve(options.rank, size, options.store, options)
-    else:
-        return files_then_ranks(__file__, size, options.work, lambda work: work.joinpath("diffusion_models").is_dir())
-    return 0
+    made = "diffusion_models"
+    return run_roles(__file__, with_roles(parser), make_files, serve, lambda work: work.joinpath(made).is_dir())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from direct.launch import files_then_ranks, with_roles
+from direct.launch import run_roles, with_roles
 from direct.pack import import_pack
 from sharded_weights import GIB, Measure, allocated_gib, release
 
@@ -53,7 +53,7 @@ def one_way(measure: Measure, way: str, files: list[Path], options: argparse.Nam
         for patcher in patchers:
             ms, _ = measure.timed(patcher.model, lambda: call(measure, patcher.model, *options.inputs), CALLS)  # noqa: B023
             times.append(ms)
-        row |= {"holds": True, "ms": sorted(times)[-1], "peak_gib": allocated_gib(measure, peak=True)}
+        row |= {"holds": True, "ms": max(times), "peak_gib": allocated_gib(measure, peak=True)}
     except Exception as error:
         if not comfy.model_management.is_oom(error):
             raise
@@ -113,17 +113,8 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="where the model file is kept; without it in memory, for this run")
     parser.add_argument("--cap", type=float, default=40.0, help="GiB that each process may take")
     parser.add_argument("--tiny", action="store_true")
-    options = with_roles(parser)
-    size = 2 if options.tiny else torch.cuda.device_count()
-    if options.role == "files":
-        make_files(options)
-    elif options.role == "rank":
-        with torch.inference_mode():
-            serve(options.rank, size, options.store, options)
-    else:
-        made = f"{NAMES[-1]}.safetensors"
-        return files_then_ranks(__file__, size, options.work, lambda work: work.joinpath(made).exists())
-    return 0
+    made = f"{NAMES[-1]}.safetensors"
+    return run_roles(__file__, with_roles(parser), make_files, serve, lambda work: work.joinpath(made).exists())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from .pack import ROOT
 
 
@@ -17,7 +19,7 @@ def one_rank_per_gpu(script: str, size: int) -> int:
 
 
 def with_roles(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments of a script for `files_then_ranks`: `role` is "files", "rank" (with `rank` and `store`) or None.
+    """The arguments of a script for `run_roles`: `role` is "files", "rank" (with `rank` and `store`) or None.
 
     With a role, what ComfyUI and the pack are imported from is on sys.path. The parser has --comfyui, --work, --tiny.
     """
@@ -35,11 +37,29 @@ def with_roles(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return options
 
 
-def files_then_ranks(script: str, size: int, work: Path | None, made: Callable[[Path], bool]) -> int:
-    """Run `script` again as "files", unless they are `made(work)`, then `size` times as "rank"; the worst exit code.
-
-    Files lie in `work`; without it in memory where that is possible, while this lasts.
+def run_roles(
+    script: str,
+    options: argparse.Namespace,
+    make_files: Callable[[argparse.Namespace], None],
+    serve: Callable[[int, int, str, argparse.Namespace], None],
+    made: Callable[[Path], bool],
+) -> int:
+    """`make_files(options)` unless `made(work)`, then `serve(rank, size, store, options)` for each GPU, each in a
+    process of its own that runs `script` again; the worst exit code.
     """
+    size = 2 if options.tiny else torch.cuda.device_count()
+    if options.role == "files":
+        make_files(options)
+    elif options.role == "rank":
+        with torch.inference_mode():
+            serve(options.rank, size, options.store, options)
+    else:
+        return _files_then_ranks(script, size, options.work, made)
+    return 0
+
+
+def _files_then_ranks(script: str, size: int, work: Path | None, made: Callable[[Path], bool]) -> int:
+    """Files lie in `work`; without it in memory where that is possible, while this lasts."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         work = work or Path(folder)
