@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
 
 import torch
 
@@ -42,9 +41,11 @@ class Accelerated:
             self._graphs.drop()
 
 
-def accelerate(diffusion_model: torch.nn.Module, sharded: ShardedModel | None, **compiler: Any) -> Accelerated | None:
-    """For a model with a plan its blocks, compiled with torch.compile(**compiler), and graphs if the plan allows them;
-    for one without a plan graphs if it is known to launch kernels only, else None. Call it once for a model.
+def accelerate(
+    diffusion_model: torch.nn.Module, sharded: ShardedModel | None, backend: str | Callable = "inductor"
+) -> Accelerated | None:
+    """For a model with a plan its blocks, compiled with this backend of torch.compile, and graphs if the plan allows
+    them; for one without a plan graphs if it is known to launch kernels only, else None. Call it once for a model.
     """
     if sharded is None:
         if class_path(diffusion_model) not in KERNELS_ONLY:
@@ -53,4 +54,4 @@ def accelerate(diffusion_model: torch.nn.Module, sharded: ShardedModel | None, *
     open_to_the_compiler()
     torch._dynamo.config.recompile_limit = MOST_VARIANTS
     graphs = GraphedForward(diffusion_model, sharded.restart, sharded.situation) if sharded.plan.graphs else None
-    return Accelerated(CompiledBlocks(diffusion_model, sharded.plan, **compiler), graphs)
+    return Accelerated(CompiledBlocks(diffusion_model, sharded.plan, backend), graphs)

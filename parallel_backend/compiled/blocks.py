@@ -12,6 +12,7 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from ..sharding.modules import argument_names, bind, blocks_at, module_at
 from ..sharding.plan import Plan
 from .attention_op import LOCAL_OPTIONS, WHOLE_OPTIONS, attention_options
+from .fuse import fusing
 from .scaled_fp8 import open_to_the_compiler
 
 OPTIONS = "transformer_options"
@@ -20,14 +21,14 @@ OPTIONS = "transformer_options"
 class CompiledBlocks:
     """The blocks named in `plan`, each of which runs compiled while `active`, as ComfyUI wrote it otherwise.
 
-    compiler: arguments of torch.compile. What is compiled holds no weights: patched, moved and exchanged ones need no
-    new compiling.
+    backend: of torch.compile. What is compiled holds no weights: patched, moved and exchanged ones need no new
+    compiling.
     """
 
-    def __init__(self, model: torch.nn.Module, plan: Plan, **compiler: Any):
+    def __init__(self, model: torch.nn.Module, plan: Plan, backend: str | Callable = "inductor"):
         self.active = False
         self._note: Callable[[str], None]
-        self._compiler = compiler
+        self._backend = fusing(backend)
         self._compiled: dict[Callable, Callable] = {}
         self._failed: set[Callable] = set()
         self._outside = plan.whole_patches | plan.between_patches
@@ -68,7 +69,7 @@ class CompiledBlocks:
     def _run(self, block: torch.nn.Module, original: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         kind = type(block).forward
         if kind not in self._compiled:
-            self._compiled[kind] = torch.compile(kind, fullgraph=True, **self._compiler)
+            self._compiled[kind] = torch.compile(kind, fullgraph=True, backend=self._backend)
         try:
             return self._compiled[kind](block, *args, **{**kwargs, OPTIONS: WHOLE_OPTIONS})
         except (

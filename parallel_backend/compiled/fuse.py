@@ -1,0 +1,136 @@
+"""Rewrites the graph of a block before it is compiled: linear layers together with what lies before and after them.
+
+gelu(linear(x))             → linear_gelu(x)
+split(linear(x)), one part  → linear for the parts, each with its rows of the weight, so that the one with a gelu
+of it through a gelu          can be a linear_gelu (a transformer block with attention and MLP side by side)
+linear(cat(a, b))           → linear_of_two(a, b)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from itertools import accumulate, pairwise
+from operator import getitem
+
+import torch
+from torch._dynamo import lookup_backend
+from torch.fx import Graph, GraphModule, Node
+
+from . import linear_op  # noqa: F401  the operators
+
+LINEAR, GELU = torch._C._nn.linear, torch._C._nn.gelu
+NO_EXPONENT_TO_SPARE = torch.float16  # a part of a sum may be larger than the whole
+
+
+@functools.cache
+def fusing(backend: str | Callable) -> Callable:
+    """The torch.compile backend that hands the rewritten graph to `backend`, named as torch.compile names it."""
+    compiler = lookup_backend(backend) if isinstance(backend, str) else backend
+
+    @functools.wraps(compiler)
+    def compile_fused(module: GraphModule, inputs: list, **options):
+        fuse(module.graph)
+        module.recompile()
+        return compiler(module, inputs, **options)
+
+    return compile_fused
+
+
+def fuse(graph: Graph) -> None:
+    """Of a graph as Dynamo gives it, with the example values in its nodes' meta."""
+    for node in list(graph.nodes):
+        if node.target is torch.split:
+            _divide_linear(node)
+    for node in list(graph.nodes):
+        if node.target is GELU and node.kwargs.get("approximate") == "tanh":
+            _take_in_gelu(node)
+        elif node.target is LINEAR:
+            _take_in_cat(node)
+
+
+def _divide_linear(split: Node) -> None:
+    """One linear layer for each part, where one of them goes through a gelu and nothing but that."""
+    linear, sizes = split.args[0], split.args[1] if len(split.args) > 1 else None
+    if not _only_user(linear, LINEAR) or not _along_last(split, linear) or not _are_numbers(sizes):
+        return
+    parts = list(split.users)
+    if any(part.target is not getitem for part in parts) or not any(_through_gelu(part) for part in parts):
+        return
+    rows = list(pairwise(accumulate(sizes, initial=0)))
+    for part in parts:
+        start, end = rows[part.args[1]]
+        _replace(part, LINEAR, *_arguments(linear, lambda value, start=start, end=end: _rows(split, value, start, end)))
+    _erase(split, linear)
+
+
+def _take_in_gelu(gelu: Node) -> None:
+    linear = gelu.args[0]
+    if _only_user(linear, LINEAR):
+        _replace(gelu, torch.ops.xdit.linear_gelu.default, *_arguments(linear))
+        _erase(linear)
+
+
+def _take_in_cat(linear: Node) -> None:
+    cat = linear.args[0]
+    if not _only_user(cat, torch.cat) or not _along_last(cat, cat) or _dtype(cat) is NO_EXPONENT_TO_SPARE:
+        return
+    parts = cat.args[0] if cat.args else cat.kwargs["tensors"]
+    if len(parts) == 2 and all(_dtype(part) == _dtype(cat) for part in parts):
+        _, *rest = _arguments(linear)
+        _replace(linear, torch.ops.xdit.linear_of_two.default, *parts, *rest)
+        _erase(cat)
+
+
+def _replace(node: Node, target: Callable, *arguments) -> None:
+    """`node` gives way to a call whose output is like its own."""
+    with node.graph.inserting_before(node):
+        made = node.graph.call_function(target, arguments)
+    made.meta = dict(node.meta)
+    node.replace_all_uses_with(made)
+    node.graph.erase_node(node)
+
+
+def _erase(*unused: Node) -> None:
+    for node in unused:
+        node.graph.erase_node(node)
+
+
+def _arguments(linear: Node, of_weights: Callable = lambda value: value) -> tuple:
+    """input, weight, bias; what belongs to the outputs through `of_weights`."""
+    input, weight, *bias = linear.args
+    bias = bias[0] if bias else linear.kwargs.get("bias")
+    return input, of_weights(weight), None if bias is None else of_weights(bias)
+
+
+def _rows(before: Node, value: Node, start: int, end: int) -> Node:
+    with before.graph.inserting_before(before):
+        rows = before.graph.call_function(getitem, (value, slice(start, end)))
+    rows.meta["example_value"] = value.meta["example_value"][start:end]
+    return rows
+
+
+def _are_numbers(sizes: object) -> bool:
+    return isinstance(sizes, (list, tuple)) and all(isinstance(size, int) for size in sizes)
+
+
+def _only_user(node: object, target: Callable) -> bool:
+    """Whether `node` is a call of `target` whose output is used once."""
+    return isinstance(node, Node) and node.target is target and len(node.users) == 1
+
+
+def _through_gelu(node: Node) -> bool:
+    users = list(node.users)
+    return len(users) == 1 and users[0].target is GELU and users[0].kwargs.get("approximate") == "tanh"
+
+
+def _along_last(call: Node, tensor: Node) -> bool:
+    """Whether split or cat, `call`, works along the last dim of a tensor like `tensor`."""
+    position = 2 if call.target is torch.split else 1
+    dim = call.args[position] if len(call.args) > position else call.kwargs.get("dim", 0)
+    dims = tensor.meta["example_value"].ndim
+    return dim % dims == dims - 1
+
+
+def _dtype(node: Node) -> torch.dtype:
+    return node.meta["example_value"].dtype
