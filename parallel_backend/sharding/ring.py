@@ -64,10 +64,9 @@ def _direct(
     k: torch.Tensor, v: torch.Tensor, lengths: Sequence[int], rank: int, direct: DirectRing, attend: Callable
 ) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
     """This rank's keys and values are written to the others while it attends to them, then those of the others."""
-    own = [_token_major(tensor) for tensor in (k, v)]
     direct.follow()
     with direct.beside():
-        others = direct.exchange(*own, lengths)
+        others = direct.exchange(_token_major(k), _token_major(v), lengths)
     parts = [attend(rank, k, v)]
     with direct.beside():
         parts += [attend(owner, keys.transpose(1, 2), values.transpose(1, 2)) for owner, keys, values in others]
