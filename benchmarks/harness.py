@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--repeats", default="2", help="passes over all engines, every second one backwards")
     parser.add_argument("--budget-seconds", type=float, default=3600)
     parser.add_argument("--server-flag", action="append", default=[], help="a further flag for ComfyUI")
+    parser.add_argument("--profile", action="store_true", help="where the time of a call of Flux goes, by kernels")
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     try:
@@ -45,7 +46,8 @@ def main() -> int:
     commands = [
         ["gpu_run/run.py", "models", "--tree", host.tree, "--out", models, "--models", options.models, *shared, *flags]
         + ["--compile", "off" if options.tiny else options.compile, "--budget-seconds", seconds[0]],
-        ["xdit_flux.py", "--comfyui", host.tree, "--out", xdit, *shared, "--budget-seconds", seconds[1]],
+        ["xdit_flux.py", "--comfyui", host.tree, "--out", xdit, *shared, "--budget-seconds", seconds[1]]
+        + ["--profile"] * options.profile,
         ["scaling.py", "--out", figure, models, xdit],
     ]
     codes = [

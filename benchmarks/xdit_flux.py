@@ -180,7 +180,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", required=True, help="a ComfyUI tree")
     parser.add_argument("--out", type=Path, required=True, help="the results as JSON")
-    parser.add_argument("--engines", nargs="+", choices=(*KINDS, "xdit"), default=["stock", "pack", "xdit"])
+    parser.add_argument(
+        "--engines", nargs="+", choices=(*KINDS, "xdit"), default=["stock", "pack", "pack-ring", "xdit"]
+    )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 2, 4, 8], help="numbers of GPUs")
     parser.add_argument("--pixels", nargs="+", type=int, help="sides of the images; default 1024 2048")
