@@ -31,6 +31,7 @@ SPELLED = str.maketrans({"²": " px", "×": "x"})  # Pillow's own font has neith
 TITLE = "Times faster than stock ComfyUI on one GPU"
 NAMES = {"pack": "this pack", "xdit": "xDiT 0.7 (xfuser's own wrapper)"}
 COLOURS = {"pack": PACK, "xdit": XDIT}
+ENGINES = {"pack": "pack", "pack-ring": "pack", "xdit": "xdit"}  # of xdit_flux.py, those with stock's weights
 
 
 @dataclass
@@ -91,8 +92,8 @@ def _of_calls(content: dict, limits: dict[str, float]) -> list[Panel]:
             limit = limits.get(f"FLUX.1-dev {row['pixels']}²")
             found[row["pixels"]] = Panel(f"FLUX.1-dev {row['pixels']}², one call", row["ms"], limit=limit)
     for row in rows:
-        if row["engine"] != "stock" and row["pixels"] in found:
-            _keep_fastest(found[row["pixels"]], row["engine"], row["gpus"], row["ms"])
+        if row["engine"] in ENGINES and row["pixels"] in found:
+            _keep_fastest(found[row["pixels"]], ENGINES[row["engine"]], row["gpus"], row["ms"])
     return list(found.values())
 
 

@@ -138,3 +138,11 @@ def test_scaling_is_drawn_of_the_fastest_engine_of_each_kind(tmp_path):
     image = scaling.picture(contents)
     colours = {colour for _, colour in image.getcolors(1 << 20)}
     assert image.width > 600 and (0x1A, 0x5F, 0x99) in colours
+
+
+def test_calls_by_a_ring_are_this_pack_s_and_fp8_weights_are_not_compared():
+    rows = [("stock", 1, 200.0), ("pack", 1, 130.0), ("pack", 2, 80.0), ("pack-ring", 2, 75.0), ("xdit", 2, 90.0)]
+    rows += [("pack-fp8", 1, 90.0), ("pack-ring-fp8", 2, 50.0)]
+    medians = [{"engine": e, "gpus": g, "pixels": 1024, "mode": "compiled", "ms": ms} for e, g, ms in rows]
+    (panel,) = scaling.panels([{"about": {"gpu": "A GPU"}, "medians": medians}])
+    assert panel.curves == {"pack": {1: 130.0, 2: 75.0}, "xdit": {2: 90.0}}
