@@ -5,6 +5,7 @@
 
 Random bf16 weights, made on each GPU; no text encoder, no VAE, no server. Engines:
 
+- exact: ComfyUI's own class in fp32 with bf16 weights. Run first, it makes the others tell how far they are from it;
 - stock: ComfyUI's own class and order of attention kernels, eager, one GPU;
 - pack: the same class in this pack's ranks, divided by Ulysses; eager, and compiled with CUDA graphs;
 - pack-ring: the same, divided by a ring;
@@ -31,11 +32,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from direct.comfy_engines import KINDS
+from direct.comfy_engines import KINDS, Kind
 
 RANK = Path(__file__).resolve().parent / "direct" / "rank.py"
 MODES = ("eager", "compiled", "compiled, no graphs")
-LINE = "{:<8} {:>4}  {:<20} {:>9}  {:>10} {:>10}  {:>9}"
+LINE = "{:<8} {:>4}  {:<20} {:>9}  {:>10} {:>10}  {:>9} {:>10}"
 KEYS = ("pixels", "engine", "gpus", "mode")
 GRACE_SECONDS = 10
 
@@ -66,7 +67,9 @@ class Run:
         sizes = [size for size in self.options.gpus if size <= gpus]
         for engine in self.options.engines:
             fitting = (
-                [1] if engine.startswith("stock") else [size for size in sizes if size > 1 or "ring" not in engine]
+                [1]
+                if KINDS.get(engine, Kind(False)).stock
+                else [size for size in sizes if size > 1 or "ring" not in engine]
             )
             yield from ((engine, size) for size in fitting)
 
@@ -109,9 +112,10 @@ class Run:
 
     def medians(self) -> list[dict]:
         """One row for each size, engine, number of GPUs and mode: `ms`, and times faster than stock and than xDiT's
-        best on as many GPUs. The medians are over all rows of all repeats.
+        best on as many GPUs. The medians are over all rows of all repeats; `off_exact`: over the seeds.
         """
         groups: dict[tuple, list[float]] = {}
+        exact = {tuple(row[name] for name in KEYS): row.get("off_exact") for row in self.rows}
         off: dict[tuple, float | None] = {}
         for row in self.rows:
             key = tuple(row[name] for name in KEYS)
@@ -124,6 +128,7 @@ class Run:
             stock = middle.get((pixels, "stock", 1, "eager"))
             xdit = [value for (p, e, g, _), value in middle.items() if (p, e, g) == (pixels, "xdit", gpus)]
             row = dict(zip(KEYS, key, strict=True)) | {"ms": ms, "off_one_gpu": off[key]}
+            row["off_exact"] = statistics.median(exact[key]) if exact[key] else None
             row["over_stock"] = stock / ms if stock else None
             row["over_xdit"] = min(xdit) / ms if xdit and engine != "xdit" else None
             found.append(row)
@@ -143,15 +148,18 @@ class Run:
         self.options.out.write_text(json.dumps(content, indent=1) + "\n")
 
     def table(self) -> str:
-        lines = [LINE.format("engine", "GPUs", "mode", "ms", "over stock", "over xDiT", "off 1 GPU")]
+        lines = [LINE.format("engine", "GPUs", "mode", "ms", "over stock", "over xDiT", "off 1 GPU", "off exact")]
         before = None
         for row in self.medians():
             if row["pixels"] != before:
                 before = row["pixels"]
                 lines += ["", f"{before}²"]
             numbers = [f"{row[name]:.2f} ×" if row[name] else "-" for name in ("over_stock", "over_xdit")]
-            off = "-" if row["off_one_gpu"] is None else f"{row['off_one_gpu']:.1e}"
-            lines.append(LINE.format(row["engine"], row["gpus"], row["mode"], f"{row['ms']:.2f}", *numbers, off))
+            off = [
+                "-" if row[name] is None else f"{row[name]:.{digits}e}"
+                for name, digits in (("off_one_gpu", 1), ("off_exact", 3))
+            ]
+            lines.append(LINE.format(row["engine"], row["gpus"], row["mode"], f"{row['ms']:.2f}", *numbers, *off))
         return "\n".join([*lines, *(f"FAILED {name}: {text}" for name, text in self.failures.items())])
 
 

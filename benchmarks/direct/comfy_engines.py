@@ -16,14 +16,19 @@ MODES = ("eager", "compiled")
 
 @dataclass(frozen=True)
 class Kind:
-    """What a ComfyEngine is: ComfyUI as it comes, or this pack, by ulysses or by a ring; bf16 weights or scaled fp8."""
+    """What a ComfyEngine is: ComfyUI as it comes, or this pack, by ulysses or by a ring; bf16 weights or scaled fp8.
+
+    exact: bf16 weights and inputs, but computed in fp32.
+    """
 
     stock: bool
     ring: bool = False
     fp8: bool = False
+    exact: bool = False
 
 
 KINDS = {
+    "exact": Kind(stock=True, exact=True),
     "stock": Kind(stock=True),
     "pack": Kind(stock=False),
     "pack-ring": Kind(stock=False, ring=True),
@@ -42,6 +47,10 @@ class ComfyEngine:
         self._device, self._shape, self._stock = device, shape, stock
         self._dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self._model = _random_flux(shape, device, self._dtype, kind.fp8)
+        self._computed = self._dtype
+        if kind.exact:
+            self._computed = self._model.dtype = torch.float32
+            self._model.float()
         self._contexts: list = []
         if stock:
             return
@@ -58,20 +67,20 @@ class ComfyEngine:
         self._contexts.append(attention_kernel("auto"))  # until this process ends
         self._contexts[0].__enter__()
 
-    def prepare(self, pixels: int, mode: str) -> Callable[[], torch.Tensor]:
-        """A call on one image of `pixels` × `pixels`; its output is the latent's shape."""
+    def prepare(self, pixels: int, mode: str, seed: int = 1) -> Callable[[], torch.Tensor]:
+        """A call on one random image of `pixels` × `pixels`; its output is the latent's shape."""
         if not self._stock and self._accelerated is not None:
             self._accelerated.stop()
             if mode == "compiled":
                 self._accelerated.start(lambda line: print(line, flush=True), self._identity, True)
-        side, generator = pixels * 2 // PIXELS_PER_TOKEN, torch.Generator().manual_seed(1)
+        side, generator = pixels * 2 // PIXELS_PER_TOKEN, torch.Generator().manual_seed(seed)
 
         def randn(*shape: int) -> torch.Tensor:
-            return torch.randn(shape, generator=generator).to(self._device, self._dtype)
+            return torch.randn(shape, generator=generator).to(self._device, self._dtype).to(self._computed)
 
         x, context = randn(1, 16, side, side), randn(1, self._shape.text, self._shape.context)
         y = randn(1, self._shape.pooled)
-        guidance = torch.tensor([3.5], device=self._device, dtype=self._dtype)
+        guidance = torch.tensor([3.5], device=self._device, dtype=self._computed)
         time = torch.tensor([0.5], device=self._device)
         return lambda: self._model(x, time, context, y=y, guidance=guidance, transformer_options={})
 

@@ -22,6 +22,7 @@ from direct.timing import timed
 
 MOST_CHARACTERS = 600
 LONGEST = 24  # kernels of a profile that are listed
+SEEDS = range(1, 6)  # whose outputs are compared with exact ones
 
 
 def engine_of(name: str, options: argparse.Namespace, device: torch.device):
@@ -60,7 +61,7 @@ def measured(engine, row: dict, options: argparse.Namespace) -> dict:
     call = engine.prepare(row["pixels"], row["mode"])
     times, output = timed(call, options.calls, options.rows)
     off = off_one_gpu(output.float().cpu(), Path(options.outputs), row) if options.rank == 0 else None
-    found = {"ms": times, "off_one_gpu": off}
+    found = {"ms": times, "off_one_gpu": off, "off_exact": off_exact(engine, row, options)}
     if not options.profile:
         return found
     kernels = kernels_of(call)
@@ -76,6 +77,21 @@ def off_one_gpu(output: torch.Tensor, folder: Path, row: dict) -> float | None:
         return None
     expected = torch.load(kept)
     return ((output - expected).norm() / expected.norm()).item()
+
+
+def off_exact(engine, row: dict, options: argparse.Namespace) -> list[float] | None:
+    """Relative difference from the engine "exact" for each seed, on rank 0; None where that was not run."""
+    if row["engine"] == "xdit":  # other weights
+        return None
+    kept = Path(options.outputs) / f"exact-{row['pixels']}-every-seed.pt"
+    if row["engine"] != "exact" and not kept.exists():
+        return None
+    outputs = [engine.prepare(row["pixels"], row["mode"], seed)().float().cpu() for seed in SEEDS]
+    if row["engine"] == "exact":
+        torch.save(outputs, kept)
+    return [
+        ((found - exact).norm() / exact.norm()).item() for found, exact in zip(outputs, torch.load(kept), strict=True)
+    ]
 
 
 def main() -> None:
