@@ -15,8 +15,9 @@ Random bf16 weights, made on each GPU; no text encoder, no VAE, no server. Engin
 
 Every engine runs in processes of its own, one after the other and then in the opposite order; milliseconds are the
 median of rows of calls, all ranks starting a row together. Results are written after every engine. A compiled xDiT
-takes a minute or more for each size and number of GPUs: choose with --gpus, --pixels and --modes, or raise
---budget-seconds. scaling.py draws these results, beside those of models_gpus.py or alone.
+takes a minute or more for each size and number of GPUs: choose with --engines, --gpus, --pixels and --modes (an engine
+that has none of them runs eager), or raise --budget-seconds. scaling.py draws these results, beside those of
+models_gpus.py or alone.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import torch
 from direct.comfy_engines import KINDS, Kind
 
 RANK = Path(__file__).resolve().parent / "direct" / "rank.py"
+ENGINES = (*KINDS, "xdit")
 MODES = ("eager", "compiled", "compiled, no graphs")
 LINE = "{:<8} {:>4}  {:<20} {:>9}  {:>10} {:>10}  {:>9} {:>10}"
 KEYS = ("pixels", "engine", "gpus", "mode")
@@ -64,14 +66,11 @@ class Run:
 
     def plan(self) -> Iterator[tuple[str, int]]:
         gpus = 2 if self.options.tiny else torch.cuda.device_count()
-        sizes = [size for size in self.options.gpus if size <= gpus]
-        for engine in self.options.engines:
-            fitting = (
-                [1]
-                if KINDS.get(engine, Kind(False)).stock
-                else [size for size in sizes if size > 1 or "ring" not in engine]
-            )
-            yield from ((engine, size) for size in fitting)
+        for engine, asked in self.options.engines:
+            sizes = [size for size in asked or self.options.gpus if size <= gpus]
+            if KINDS.get(engine, Kind(False)).stock:
+                sizes = [1]
+            yield from ((engine, size) for size in sizes if size > 1 or "ring" not in engine)
 
     def measure(self, engine: str, size: int) -> None:
         began, out, log = time.monotonic(), self.folder / "rows", self.folder / "log"
@@ -184,12 +183,23 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _engine(text: str) -> tuple[str, list[int]]:
+    name, _, gpus = text.partition(":")
+    if name not in ENGINES:
+        raise argparse.ArgumentTypeError(f"no engine {name!r}")
+    return name, [int(number) for number in gpus.split(",") if number]
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", required=True, help="a ComfyUI tree")
     parser.add_argument("--out", type=Path, required=True, help="the results as JSON")
     parser.add_argument(
-        "--engines", nargs="+", choices=(*KINDS, "xdit"), default=["stock", "pack", "pack-ring", "xdit"]
+        "--engines",
+        nargs="+",
+        type=_engine,
+        default=[(name, []) for name in ("stock", "pack", "pack-ring", "xdit")],
+        help=f"of {', '.join(ENGINES)}; name:2,4 on other numbers of GPUs than --gpus",
     )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--gpus", nargs="+", type=int, default=[1, 2, 4, 8], help="numbers of GPUs")

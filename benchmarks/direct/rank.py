@@ -44,7 +44,7 @@ def serve(options: argparse.Namespace) -> None:
     backend = "gloo" if options.tiny else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=store, rank=options.rank, world_size=options.size)
     engine = engine_of(options.engine, options, device)
-    for mode in [mode for mode in engine.modes if mode in options.modes]:
+    for mode in [mode for mode in engine.modes if mode in options.modes] or engine.modes[:1]:
         for pixels in options.pixels:
             row = {"engine": options.engine, "gpus": options.size, "mode": mode, "pixels": pixels}
             try:
