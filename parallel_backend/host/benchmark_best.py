@@ -15,9 +15,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ..cache import cache_directory, write_json
 from ..config import Degrees, ParallelConfig
 from ..sharding.plan import class_path
-from .cache import cache_directory, write_json
 from .choose import Choice, Workload
 from .devices import DeviceSet
 from .launch import PACK_ROOT

@@ -8,8 +8,8 @@ from collections import Counter
 
 import torch
 
+from ..cache import cache_directory
 from ..config import ParallelConfig
-from .cache import cache_directory
 from .choose import Workload
 
 # Compiling costs 10 to 60 s and saves 10 to 30 ms of a step: it is for people who go on with a model.

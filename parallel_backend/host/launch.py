@@ -15,9 +15,9 @@ from pathlib import Path
 
 import folder_paths
 
+from ..cache import cache_directory
 from ..transport.channel import Channel
 from ..transport.outbox import Outbox
-from .cache import cache_directory
 from .devices import DeviceSet
 from .limits import Limits
 from .rank_log import RankLog

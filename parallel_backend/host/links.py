@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from ..cache import cache_directory, write_json
 from . import nvidia_smi
-from .cache import cache_directory, write_json
 from .devices import DeviceSet
 
 FORMAT = 1
