@@ -48,7 +48,7 @@ class ShardedAttention:
             mask = self._call.mask(mask, segments)
         out = sequence_parallel_attention(
             q, k, v, groups=session.sp, split_q=split, split_kv=split, kernel=kernel, mask=mask,
-            scale=options.get("scale"), xfuser=session.usp,
+            scale=options.get("scale"), xfuser=session.usp, kernel_with_lse=session.kernel_with_lse,
         )  # fmt: skip
         return out.unflatten(2, (heads, -1)).transpose(1, 2) if split_output else out
 

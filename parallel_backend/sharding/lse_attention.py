@@ -1,12 +1,14 @@
 """Attention on one device that also returns the log-sum-exp of each query's scores, as a ring needs it.
 
 `attention_with_lse` takes the fastest kernel of torch that can: cuDNN or FlashAttention on CUDA without a mask,
-the memory-efficient kernel with one or in fp32, the flash kernel on the CPU, and plain softmax elsewhere.
+the memory-efficient kernel with one or in fp32, the flash kernel on the CPU, and plain softmax elsewhere. What a rank
+takes in its place for calls without a mask is chosen in rank/kernels.py.
 """
 
 import torch
 import torch.nn.functional as F
 
+CUDNN_HEAD_SIZE, FLASH_HEAD_SIZE = 128, 256
 _SCORES_AT_ONCE = 1 << 26
 _BIAS_ALIGNMENT = 8
 
@@ -20,9 +22,7 @@ def attention_with_lse(
     broadcastable to [B, H, Lq, Lk]; scale D^-0.5 when None. Returns out [B, H, Lq, D] in q's dtype and lse [B, H, Lq]
     in fp32. A query that no key is left to gets out 0 and lse -inf.
     """
-    if k.shape[1] != q.shape[1]:
-        repeats = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
+    k, v = _for_each_query_head(q, k, v)
     if mask is None:
         return _unmasked(q, k, v, scale)
 
@@ -33,15 +33,40 @@ def attention_with_lse(
     return out.masked_fill(alone.unsqueeze(-1), 0), lse.masked_fill(alone, float("-inf"))
 
 
+def cudnn_with_lse(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `attention_with_lse` without a mask, by cuDNN: fp16 or bf16, D a multiple of 8 up to CUDNN_HEAD_SIZE."""
+    k, v = _for_each_query_head(q, k, v)
+    out, lse = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, scale=scale)[:2]
+    return out, lse.reshape(q.shape[:3])
+
+
+def flash_with_lse(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `attention_with_lse` without a mask, by torch's FlashAttention 2: fp16 or bf16, D a multiple of 8 up to
+    FLASH_HEAD_SIZE.
+    """
+    k, v = _for_each_query_head(q, k, v)
+    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)[:2]
+
+
+def _for_each_query_head(q, k, v):
+    repeats = q.shape[1] // k.shape[1]
+    if repeats == 1:
+        return k, v
+    return k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
+
+
 def _unmasked(q, k, v, scale):
     if q.device.type == "cpu":
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
     if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0:
-        if q.shape[-1] <= 128 and _cudnn_is_faster(q.device):
-            out, lse = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, scale=scale)[:2]
-            return out, lse.reshape(q.shape[:3])
-        if q.shape[-1] <= 256 and torch.cuda.get_device_capability(q.device) >= (8, 0):
-            return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)[:2]
+        if q.shape[-1] <= CUDNN_HEAD_SIZE and _cudnn_is_faster(q.device):
+            return cudnn_with_lse(q, k, v, scale)
+        if q.shape[-1] <= FLASH_HEAD_SIZE and torch.cuda.get_device_capability(q.device) >= (8, 0):
+            return flash_with_lse(q, k, v, scale)
     if _efficient_can(q):
         return _efficient(q, k, v, None, scale)
     return _plain(q, k, v, None, scale)

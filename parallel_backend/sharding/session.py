@@ -8,6 +8,7 @@ from typing import Any
 
 from .collectives import SequenceGroups
 from .patches import Mode
+from .ring import KernelWithLse
 
 
 @dataclass
@@ -15,12 +16,14 @@ class Session:
     """Sequence parallelism of one request: set as `ShardedModel.session` while it samples.
 
     `sp`: the process groups; `usp`: xfuser's USP for them, or None. `notes`: lines for the person, each once.
-    `mode`: forces persist or block mode; None chooses for each model call.
+    `mode`: forces persist or block mode; None chooses for each model call. `kernel_with_lse`: the attention of one
+    device inside a ring, see `ring_attention`; None for `attention_with_lse`.
     """
 
     sp: SequenceGroups
     usp: Any = None
     mode: Mode | None = None
+    kernel_with_lse: KernelWithLse | None = None
     notes: list[str] = field(default_factory=list)
 
     def note(self, line: str) -> None:

@@ -34,14 +34,15 @@ def sequence_parallel_attention(
     the whole sequences in rank-major order; the same on every rank.
     `kernel(q, k, v, mask)` → [B, L, heads*D] is the attention of one device. It sees whole sequences and a share of the
     heads, key/value heads dividing query heads, and applies `scale` itself. With ring > 1 its place is taken by
-    `kernel_with_lse(q, k, v, mask, scale)` (see `ring_attention`), or by xfuser's USP where `xfuser` is given and can,
-    unless the ranks reach each other's memory.
+    `kernel_with_lse(q, k, v, mask, scale)` (see `ring_attention`; `attention_with_lse` when None), inside xfuser's USP
+    where `xfuser` is given and can, unless the ranks reach each other's memory.
     Returns [B, l, H*D]. Raises ValueError when the heads or the lengths do not fit.
     """
     _check(q, k, v, groups, split_q, split_kv, mask)
-    if xfuser is not None and groups.ring_size > 1 and kernel_with_lse is None and groups.direct is None:
+    kernel_with_lse = kernel_with_lse or attention_with_lse
+    if xfuser is not None and groups.ring_size > 1 and groups.direct is None:
         if xfuser.refusal(q, k, v, split_q, split_kv, mask, scale) is None:
-            return xfuser(q, k, v, scale)
+            return xfuser(q, k, v, scale, kernel_with_lse)
 
     heads = split_heads(q.shape[1], k.shape[1], groups.ulysses_size, groups.ring_size)
     ring_row = slice(groups.ring_rank * groups.ulysses_size, (groups.ring_rank + 1) * groups.ulysses_size)
@@ -60,7 +61,7 @@ def sequence_parallel_attention(
             groups=groups,
             mask=_own_rows(mask, split_q.span(ring_row.start, ring_row.stop)),
             scale=scale,
-            kernel=kernel_with_lse or attention_with_lse,
+            kernel=kernel_with_lse,
         )
     if groups.ulysses_size > 1:
         out = heads_to_tokens(out, heads.query, tokens_q, groups)

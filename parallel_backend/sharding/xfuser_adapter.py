@@ -10,18 +10,19 @@ import torch.distributed as dist
 
 from .collectives import SequenceGroups, TokenSplit
 from .lse_attention import attention_with_lse
+from .ring import KernelWithLse
 
 # The kernels of xfuser that return a log-sum-exp as a ring merges it. Its SDPA returns none and its SDPA_MATH returns
 # the attention weights in that place, which gives wrong results without an error.
 RING_KERNELS = ("CUDNN", "SDPA_FLASH", "FLASH", "FLASH_3")
-_OURS = "xdit_comfyui attention_with_lse"
+_OURS = "xdit_comfyui kernel_with_lse"
 
 
 class XfuserUSP:
     """xfuser's USP for one factorisation. Make one for each `SequenceGroups` and keep it."""
 
     def __init__(self, groups: SequenceGroups, kernel: str | None = None):
-        """`kernel`: one of RING_KERNELS, or None for the kernel that `attention_with_lse` picks.
+        """`kernel`: one of RING_KERNELS, or None for the one that a call brings.
 
         Raises ValueError for another name.
         """
@@ -79,14 +80,25 @@ class XfuserUSP:
             return f"xfuser's {self.kernel} cannot take heads of {q.shape[-1]}"
         return None
 
-    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None = None) -> torch.Tensor:
-        """[B, H, l, D] of this rank's tokens → [B, l, H*D], where `refusal` has nothing against it."""
+    def __call__(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        scale: float | None = None,
+        kernel_with_lse: KernelWithLse = attention_with_lse,
+    ) -> torch.Tensor:
+        """[B, H, l, D] of this rank's tokens → [B, l, H*D], where `refusal` has nothing against it.
+
+        `kernel_with_lse(q, k, v, mask, scale)`: see `ring_attention`; used where no kernel of xfuser's was named.
+        """
         self._parallel_state._SP = self._coordinator
         self._process_group.ULYSSES_PG = self.groups.ulysses
         self._process_group.RING_PG = self.groups.ring
-        out = self._usp(
-            q, k, v, combine_qkv_a2a=True, backend=self._backend, attention_kwargs={"scale": scale} if scale else None
-        )
+        options = {"scale": scale} if scale else {}
+        if self.kernel is None:
+            options["kernel_with_lse"] = kernel_with_lse
+        out = self._usp(q, k, v, combine_qkv_a2a=True, backend=self._backend, attention_kwargs=options or None)
         return out.transpose(1, 2).flatten(2)
 
 
@@ -122,5 +134,5 @@ def _coordinator(cls, groups: SequenceGroups):
 
 
 def _registered_attention(query, key, value, dropout_p, is_causal, attention_kwargs=None):
-    """`attention_with_lse` in the shape of xfuser's registry of attention functions."""
-    return attention_with_lse(query, key, value, scale=(attention_kwargs or {}).get("scale"))
+    """A call's own kernel in the shape of xfuser's registry of attention functions."""
+    return attention_kwargs["kernel_with_lse"](query, key, value, None, attention_kwargs.get("scale"))
