@@ -1,8 +1,10 @@
 """One attention to be split over ranks: its tensors, what it should give, and how a rank computes its part."""
 
+import functools
 import importlib.util
 import random
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from unittest import mock
@@ -35,6 +37,7 @@ class AttentionCase:
     plain_kernel: bool = False  # the ring's softmax in plain torch operations
     seed: int = 7
     late: bool = False  # ranks take their time before they read what came
+    sign: float = 1.0  # of what the ring's kernel returns, to see that it is the one that is used
     sets: int = 1  # sequence groups side by side, each computing the same
 
     @property
@@ -129,8 +132,19 @@ class RankSide:
             mask=case.mask,
             scale=case.scale,
             xfuser=xfuser,
-            kernel_with_lse=plain_attention_with_lse if case.plain_kernel else late_attention if case.late else None,
+            kernel_with_lse=_kernel_with_lse(case),
         )
+
+
+def _kernel_with_lse(case: AttentionCase) -> Callable | None:
+    if case.sign != 1:
+        return functools.partial(signed_attention, case.sign)
+    return plain_attention_with_lse if case.plain_kernel else late_attention if case.late else None
+
+
+def signed_attention(sign, q, k, v, mask, scale):
+    out, lse = lse_attention.attention_with_lse(q, k, v, mask, scale)
+    return sign * out, lse
 
 
 def plain_attention_with_lse(q, k, v, mask, scale):

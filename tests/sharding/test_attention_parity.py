@@ -205,6 +205,16 @@ def test_without_the_exchange_the_result_is_wrong(rank_sets, factoring):
     assert relative_error(run(rank_sets, case, "control"), case.expected()) > 0.1
 
 
+@pytest.mark.parametrize("factoring", [(1, 2), (2, 2)], ids=str)
+@pytest.mark.parametrize("through", ["ours", "xfuser"])
+def test_a_ring_attends_by_the_kernel_that_it_is_given(rank_sets, factoring, through):
+    if through == "xfuser" and importlib.util.find_spec("xfuser") is None:
+        pytest.skip("xfuser is not installed")
+    case = AttentionCase(*factoring, tokens=(12,) * (factoring[0] * factoring[1]), through=through, sign=-1.0)
+    for way in ways(case):
+        assert relative_error(-run(rank_sets, case, way), case.expected()) <= LIMIT[torch.float32]
+
+
 needs_xfuser = pytest.mark.skipif(importlib.util.find_spec("xfuser") is None, reason="xfuser is not installed")
 
 
