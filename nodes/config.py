@@ -76,7 +76,8 @@ class XDiTParallelConfig(io.ComfyNode):
                 io.Combo.Input(
                     "attention",
                     options=list(ATTENTION_KERNELS),
-                    tooltip="Attention kernel in the ranks. auto: cuDNN on Hopper and newer, else ComfyUI's choice.",
+                    tooltip="Attention kernel in the ranks, in rings too. auto: the exact one that is the fastest for"
+                    " each shape, measured once. flash3: FlashAttention 3, for Hopper GPUs (pip install fa3-fwd).",
                     advanced=True,
                 ),
                 io.Combo.Input(

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, fields
 
 STRATEGIES = ("auto", "manual")
-ATTENTION_KERNELS = ("auto", "comfyui", "cudnn", "flash")
+ATTENTION_KERNELS = ("auto", "comfyui", "cudnn", "flash", "flash3")
 COMPILE = ("auto", "on", "off")
 UNSUPPORTED = ("run on one device", "refuse")
 REPLICATE, SHARD, SHARD_OFFLOAD = "replicate", "shard", "shard + offload"

@@ -124,6 +124,15 @@ def test_manual_degrees(client, comfy, models, devices, options, cfg):
     assert len(rank_pids(comfy)) == int(devices[-1])
 
 
+def test_a_kernel_that_cannot_be_had_is_named_once_and_the_picture_is_right(client, comfy, models):
+    start = comfy.log.stat().st_size
+    stock, found = both(client, models, sampled, devices="cpu:2", ring=2, attention="flash3")
+    assert relative_error(found, stock) <= TOLERANCE
+    with open(comfy.log, errors="replace") as log:
+        log.seek(start)
+        assert log.read().count("attention flash3 cannot be had (FlashAttention 3: not for this device)") == 1
+
+
 @pytest.mark.parametrize("name", ["attention", "unsupported", "compile", "weights", "patches", "warmup_steps"])
 def test_what_stands_alone_is_refused_once(client, models, name):
     graph = Graph()

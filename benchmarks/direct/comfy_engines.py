@@ -65,7 +65,9 @@ class ComfyEngine:
         self._accelerated = accelerate(self._model, sharded) if device.type == "cuda" else None
         self._identity = (size,)
         self._contexts.append(attention_kernel("auto"))  # until this process ends
-        self._contexts[0].__enter__()
+        kernel_with_lse = self._contexts[0].__enter__()
+        if sharded.session is not None:
+            sharded.session.kernel_with_lse = kernel_with_lse
 
     def prepare(self, pixels: int, mode: str, seed: int = 1) -> Callable[[], torch.Tensor]:
         """A call on one random image of `pixels` × `pixels`; its output is the latent's shape."""

@@ -33,9 +33,11 @@ class ForwardServer:
         self._session = None
         if mesh.takes_part:
             self._session = self._contexts.enter_context(sharded(reader.patchers, mesh, meshes))
+            note = self._session.note
             if options.compile:
-                self._contexts.enter_context(accelerated(reader.patchers, mesh, options.attention, self._session.note))
-            self._contexts.enter_context(attention_kernel(options.attention))
+                self._contexts.enter_context(accelerated(reader.patchers, mesh, options.attention, note))
+            kernel = attention_kernel(options.attention, note)
+            self._session.kernel_with_lse = self._contexts.enter_context(kernel)
             schedule = Schedule(options.patches, options.warmup_steps)
             self._contexts.enter_context(pipelined(reader.patchers, mesh, self._session, schedule, options.compile))
             reader.patchers[0].pre_run()

@@ -89,7 +89,7 @@ def sample(
     arguments = {**request.arguments, "callback": _counting(schedule, on_step), "disable_pbar": True}
     with contextlib.ExitStack() as contexts:
         session = contexts.enter_context(sharded(patchers, mesh, meshes))
-        contexts.enter_context(attention_kernel(options.attention))
+        session.kernel_with_lse = contexts.enter_context(attention_kernel(options.attention, session.note))
         contexts.enter_context(_agreed_memory(patchers, mesh))
         if options.compile:
             contexts.enter_context(accelerated(patchers, mesh, options.attention, session.note))

@@ -1,0 +1,100 @@
+"""Which of several exact attention kernels is the fastest for calls of one shape: measured once, and remembered.
+
+A JSON file in the cache directory, for all processes, beside the links. Ranks that measure at the same time may choose
+differently: each computes its own rows or heads, and every one of these kernels is exact.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..cache import cache_directory, write_json
+
+FORMAT = 1
+KEPT = 1024  # choices; the oldest go first
+TIMED = 3  # calls
+CLEARLY = 0.97  # of the time of the kernel that is taken without a measurement
+
+Entry = list[str]
+"""Machine, signature, kernel."""
+
+
+def seconds_on_gpu(call: Callable[[], Any]) -> float:
+    """Of one call. The first one sets itself up; the GPU still runs it when the others are launched."""
+    call()
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    for _ in range(TIMED):
+        call()
+    last.record()
+    last.synchronize()
+    return first.elapsed_time(last) / 1e3 / TIMED
+
+
+class Fastest:
+    """`machine`: what a measurement counts for, beside the signature of the calls. `clock(call)`: seconds of one."""
+
+    def __init__(self, file: Path, machine: str, clock: Callable[[Callable[[], Any]], float] = seconds_on_gpu):
+        self._file = file
+        self._machine = machine
+        self._clock = clock
+        self._known = {signature: kernel for machine, signature, kernel in _entries(file) if machine == self._machine}
+
+    def known(self, signature: str) -> str | None:
+        return self._known.get(signature)
+
+    def measure(self, signature: str, kernels: Sequence[str], run: Callable[[str], Any]) -> str:
+        """The fastest of `kernels`, of which the first is taken unless another is clearly faster; remembered.
+
+        `run(kernel)` makes the call. A kernel that raises RuntimeError is left out: cuDNN has no plan for some shapes.
+        Raises OutOfMemoryError.
+        """
+        seconds = {}
+        for kernel in kernels:
+            try:
+                seconds[kernel] = self._clock(functools.partial(run, kernel))
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                logging.info("attention %s: not by %s: %s", signature, kernel, error)
+        taken = next(iter(seconds), kernels[0])
+        if seconds and (best := min(seconds, key=seconds.__getitem__)) != taken:
+            taken = best if seconds[best] < CLEARLY * seconds[taken] else taken
+        times = ", ".join(f"{kernel} {spent * 1e3:.3f} ms" for kernel, spent in seconds.items())
+        logging.info("attention %s: %s (%s)", signature, taken, times)
+        self._remember(signature, taken)
+        return taken
+
+    def _remember(self, signature: str, kernel: str) -> None:
+        self._known[signature] = kernel
+        entry = [self._machine, signature, kernel]
+        others = [old for old in _entries(self._file) if old[:2] != entry[:2]]
+        try:
+            write_json(self._file, {"format": FORMAT, "fastest": [*others, entry][-KEPT:]})
+        except OSError as error:
+            logging.debug("attention kernels are not remembered: %s", error)
+
+
+def fastest_file() -> Path:
+    return cache_directory() / "attention.json"
+
+
+def _entries(file: Path) -> list[Entry]:
+    """Oldest first."""
+    try:
+        content = json.loads(file.read_text())
+        if content["format"] != FORMAT:
+            return []
+        return [[str(part) for part in entry] for entry in content["fastest"] if len(entry) == 3]
+    except FileNotFoundError:  # never measured
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logging.warning("%s is ignored, and written anew: %s: %s", file, type(error).__name__, error)
+        return []
