@@ -109,7 +109,7 @@ class BenchmarkSeam(Seam):
         own = patcher.parallel_config
         asked = own or ParallelConfig()
         devices = resolve(asked.devices)
-        work = workload(guider, arguments, devices, asked)
+        work = workload(guider, arguments, devices)
         config = replace(asked, strategy="auto", compile=_compile(asked, devices.kind, work))
         with manager.used():
             group = manager.group(devices, config.may_leave_out)

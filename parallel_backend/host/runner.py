@@ -86,7 +86,7 @@ def _run(
     config = patcher.parallel_config or ParallelConfig()
     devices = resolve(config.devices)
     refuse_too_large(arguments["noise"], devices)
-    work = workload(guider, arguments, devices, config)
+    work = workload(guider, arguments, devices)
     if degrees is None:  # what cannot be had is refused before anything starts
         with_weights(choose(config, devices.size, work), config, devices.size, work, None)
     group = manager.group(devices, config.may_leave_out)
@@ -141,7 +141,7 @@ def _sample_here(*run: Any) -> torch.Tensor:
         raise OutOfMemory(f"{error}. {ADVICE}", error.group_lives, final=True) from None
 
 
-def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet, config: ParallelConfig) -> Workload:
+def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet) -> Workload:
     """`arguments`: those of `guider.outer_sample`."""
     options = guider.model_options.get("transformer_options", {})
     model = guider.model_patcher.model.diffusion_model
@@ -154,16 +154,15 @@ def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet, config:
         hook_lora=bool(guider.model_patcher.hook_patches),
         steps=len(arguments["sigmas"]) - 1,
         undivided_blocks=replaced_blocks(options),
-        ring_of_two=plan is not None and plan.ring_of_two and _kernel_is_ours(config, options) and devices.share_memory,
+        ring_of_two=plan is not None and plan.ring_of_two and _kernel_is_ours(options) and devices.share_memory,
     )
 
 
-def _kernel_is_ours(config: ParallelConfig, options: dict[str, Any]) -> bool:
-    """Whether nobody asked for an attention kernel (Parallel Config, a node, a flag of ComfyUI's such as
-    --use-sage-attention): a ring uses its own.
+def _kernel_is_ours(options: dict[str, Any]) -> bool:
+    """Whether no node and no flag of ComfyUI's (--use-sage-attention) brings an attention function of its own, which a
+    ring could not use: it needs the log-sum-exp, which all kernels of Parallel Config give.
     """
-    default = comfy_attention.optimized_attention is comfy_attention.attention_pytorch
-    return default and config.attention == "auto" and not options.get(OVERRIDE)
+    return comfy_attention.optimized_attention is comfy_attention.attention_pytorch and not options.get(OVERRIDE)
 
 
 def count_conditions(guider: Any) -> int:
