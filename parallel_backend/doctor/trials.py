@@ -12,26 +12,27 @@ from ..host.errors import GroupError
 from ..host.group import POLL_SECONDS, ProcessGroup
 from ..host.links import Link, Links
 from ..protocol import Failed, Probe, Probed
+from ..sharding.flash3 import DISTRIBUTIONS
 from .report import AllToAll, Kernel, Problem, Report
 
 LIMIT_SECONDS = 120.0
 GRACE_SECONDS = 2.0
 USED = {
-    "cudnn": "attention cudnn; auto on Hopper and newer",
-    "flash": "attention flash; ring",
-    "efficient": "where the two above cannot, with masks for example",
+    "cudnn": "attention cudnn; auto, from Hopper on, where no other is faster",
+    "flash": "attention flash; auto, up to Ada, where no other is faster",
+    "efficient": "where faster ones cannot, with masks for example",
     "math": "the last resort, slow",
     "flash-attn 2": "ComfyUI's --use-flash-attention",
-    "flash-attn 3": "not by this pack yet",
+    "flash-attn 3": "attention flash3; auto, on Hopper, where no other is faster",
     "sage": "ComfyUI's --use-sage-attention",
     "xformers": "by ComfyUI when installed, unless --disable-xformers",
 }
 
 PACKAGES = {
-    "flash-attn 2": "flash_attn",
-    "flash-attn 3": "flash_attn_interface",
-    "sage": "sageattention",
-    "xformers": "xformers",
+    "flash-attn 2": ("flash_attn",),
+    "flash-attn 3": tuple(DISTRIBUTIONS),
+    "sage": ("sageattention",),
+    "xformers": ("xformers",),
 }
 
 
@@ -112,7 +113,7 @@ def enter_kernels(report: Report, answers: list[Probed]) -> None:
 
 def untried_kernels() -> list[Kernel]:
     """What is known of the kernels where no rank ran: the packages that are not installed."""
-    missing = {name for name, module in PACKAGES.items() if importlib.util.find_spec(module) is None}
+    missing = {name for name, modules in PACKAGES.items() if not any(map(importlib.util.find_spec, modules))}
     return [
         Kernel(name, False, "not installed", used) if name in missing else Kernel(name, None, None, used)
         for name, used in USED.items()
