@@ -8,12 +8,14 @@ import sys
 from functools import partial
 from types import ModuleType, SimpleNamespace
 
+import comfy.model_management
 import comfy.ops
 import pytest
 import torch
 import torch.nn.functional as F
 from comfy.ldm.modules.attention import attention_pytorch
 from support.parity import relative_error
+from torch.nn.attention import SDPBackend
 from xdit_comfyui.parallel_backend.rank import kernel_trials, kernels
 from xdit_comfyui.parallel_backend.rank.fastest import Fastest
 from xdit_comfyui.parallel_backend.rank.kernels import LocalAttention, attention_kernel
@@ -400,6 +402,37 @@ def test_the_calls_of_a_ring_are_measured_for_themselves(shapes):
 def test_cudnn_is_no_choice_for_heads_too_large_for_its_log_sum_exp(shapes):
     assert shapes.attend_in_a_ring(12, 20, size=136) == "flash3"
     assert shapes.clocked == ["flash3", "flash"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "name", "first", "measures"),
+    [
+        ((9, 0), "auto", "cudnn", True),
+        ((8, 9), "auto", "flash", True),
+        ((8, 9), "flash3", "flash", False),
+        ((9, 0), "flash", "flash", False),
+        ((8, 9), "cudnn", "cudnn", False),
+    ],
+)
+def test_what_is_first_on_a_gpu_without_flash3(monkeypatch, tmp_path, capability, name, first, measures):
+    """As far as that shows without the GPU: torch's order, whether calls are measured, and where that is kept."""
+    order = [SDPBackend.FLASH_ATTENTION]
+    monkeypatch.setenv("XDIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(comfy.ops, "SDPA_BACKEND_PRIORITY", order, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU of {tmp_path}")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91900)
+    monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(kernels, "flash3_on", lambda device: kernel_trials.NOT_INSTALLED)
+    before = comfy.ops.scaled_dot_product_attention
+    with attention_kernel(name, lambda line: None):
+        assert order == [kernels.BACKENDS[first], *(set(kernels.BACKENDS.values()) - {order[0]}), *kernels.REST]
+        assert (comfy.ops.scaled_dot_product_attention is not before) == measures
+        if measures:
+            comfy.ops.scaled_dot_product_attention._fastest._remember("a shape", first)
+    assert order == [SDPBackend.FLASH_ATTENTION] and comfy.ops.scaled_dot_product_attention is before
+    assert (tmp_path / "attention.json").exists() == measures
 
 
 # The package itself
