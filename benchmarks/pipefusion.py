@@ -3,7 +3,7 @@
     python benchmarks/pipefusion.py --comfyui PATH --json FILE [--cases WORD ...] [--patches N ...] [--compiled]
     NCCL_P2P_DISABLE=1 python benchmarks/pipefusion.py ...          # stands in for slow links
 
-Random bf16 weights, cuDNN's attention first. Prints for each case milliseconds a call (median), the ratios over one
+Random bf16 weights, the attention kernel that `auto` takes. Prints for each case milliseconds a call (median), the ratios over one
 GPU, the relative difference from one GPU's output (a repeated call on the same latent finds keys and values as they
 would be fresh, so it should be as small as another way of computing makes it), and GiB of weights and in all at most.
 --profile adds where the time of a call goes on each rank, for one GPU and for each way: attention, GEMM, transfers with
@@ -129,7 +129,7 @@ def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None
         def call(model=model, args=args, kwargs=kwargs):
             return model(*args, transformer_options=dict(IDENTITY), **kwargs)
 
-        with attention_kernel("cudnn"):
+        with attention_kernel("auto"):
             one_ms, one, profiles = engine.one(call)
             show_profiles(rank, name, "one GPU", profiles)
             ways = {} if options.without_ulysses else {"ulysses": lambda: engine.ulysses(call)}  # noqa: B023
