@@ -10,7 +10,8 @@ import torch
 
 from ..arguments import Tokens
 from ..errors import ShardingError
-from ..modules import blocks_at, blocks_if_any
+from ..given import once_in
+from ..modules import blocks_at
 from ..plan import Blocks, Plan
 
 MOST_ROUNDS = 4
@@ -32,16 +33,10 @@ def staged_blocks(model: torch.nn.Module, plan: Plan) -> list[StagedBlock]:
     """The blocks that are divided over stages, in the order in which they run."""
     kinds = {blocks.path: blocks for blocks in plan.blocks}
     return [
-        StagedBlock(kinds[path], module, f"{path}.{index}", _once(kinds[path], module))
+        StagedBlock(kinds[path], module, f"{path}.{index}", once_in(kinds[path], module))
         for path in plan.stages
         for index, module in enumerate(blocks_at(model, path))
     ]
-
-
-def _once(blocks: Blocks, module: torch.nn.Module) -> tuple[tuple[str, torch.nn.Module], ...]:
-    return tuple(
-        (name, found) for name, paths in blocks.once.items() for path in paths for found in blocks_if_any(module, path)
-    )
 
 
 def own_chunks(blocks: Sequence[StagedBlock], stages: int, stage: int) -> list[range]:
