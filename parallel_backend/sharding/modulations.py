@@ -1,0 +1,127 @@
+"""Modulations divided over the ranks of a sequence: each computes those of some blocks, and all get all of them.
+
+A block of most models makes shift, scale and gate of a vector, one row for each sample. That is as good as reading its
+weights, which for all blocks of Flux are 6.5 GB, of Qwen-Image 13.6 GB in bf16; and as it does not depend on tokens,
+sequence parallelism alone leaves all of it to every rank. Outputs are small (2 MB for Flux), so one gather before the
+first block hands them around. What one rank computes is what any other would, so nothing changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import torch
+
+from .collectives import SequenceGroups, TokenSplit
+from .gather import gather_rows
+from .given import given, once_in
+from .modules import blocks_at
+from .plan import Blocks, Plan
+
+# To compute an output costs reading a row of weights, one for each channel of the input; to get it from another rank, a
+# number for each row of the input. The memory of an H100 is that many times as fast as PCIe 4.0 without peer-to-peer.
+MEMORY_BESIDE_LINK = 128
+
+
+class DividedModulations:
+    """Those that `Blocks.once` names in one model, during one model call after another.
+
+    Submodules with parameters of the same shapes give outputs of the same shapes. Where there are fewer of them than
+    ranks, each rank computes all of these itself.
+    """
+
+    def __init__(self, model: torch.nn.Module, plan: Plan):
+        self._alike: dict[str, dict[Hashable, list[torch.nn.Module]]] = {}
+        for blocks in plan.blocks:
+            for block in blocks_at(model, blocks.path):
+                for argument, module in once_in(blocks, block):
+                    self._alike.setdefault(argument, {}).setdefault(_shapes(module), []).append(module)
+        self._seen: set[str] = set()
+        self._given = contextlib.ExitStack()
+
+    def before_block(self, blocks: Blocks, bound: dict[str, Any], sp: SequenceGroups) -> None:
+        """A block is about to run with the arguments `bound`. Before the first one with an argument that modulations
+        are made of they are computed for all blocks, where it has few rows; a block that gets another tensor than that
+        one computes its own. Every rank of the sequence group calls this alike.
+        """
+        for argument in blocks.once:
+            if argument in self._seen:
+                continue
+            self._seen.add(argument)
+            value = bound.get(argument)
+            if isinstance(value, torch.Tensor) and _few_rows(value):
+                self._divide(argument, value, sp)
+
+    def end_call(self) -> None:
+        """The model computes its modulations by itself again."""
+        self._seen.clear()
+        self._given.close()
+
+    def _divide(self, argument: str, value: torch.Tensor, sp: SequenceGroups) -> None:
+        shares: list[list[tuple[Hashable, torch.nn.Module]]] = [[] for _ in range(sp.size)]
+        kinds = {kind: found for kind, found in self._alike.get(argument, {}).items() if len(found) >= sp.size}
+        for number, pair in enumerate((kind, module) for kind, found in kinds.items() for module in found):
+            shares[number % sp.size].append(pair)  # neighbours lie on different ranks: each has one of every kind
+        if not kinds:
+            return
+        own = [module.forward(value) for _, module in shares[sp.rank]]
+        like = {kind: output for (kind, _), output in zip(shares[sp.rank], own, strict=True)}
+        whole = _gather(own, [[like[kind] for kind, _ in share] for share in shares], sp)
+        for (_, module), output in zip((pair for share in shares for pair in share), whole, strict=True):
+            self._given.enter_context(given(module, output, value))
+
+
+def _shapes(module: torch.nn.Module) -> Hashable:
+    return type(module), tuple((name, tuple(one.shape)) for name, one in module.named_parameters())
+
+
+def _few_rows(value: torch.Tensor) -> bool:
+    """Whether to compute for [..., C] costs more than to hand around what was computed."""
+    channels = value.shape[-1]
+    return value.numel() // channels * MEMORY_BESIDE_LINK <= channels
+
+
+def _gather(own: list[Any], like: list[list[Any]], sp: SequenceGroups) -> list[Any]:
+    """This rank's outputs → those of all ranks, one rank's after the other. `like`: for each rank's something of the
+    same form. One collective for each dtype.
+    """
+    forms = [output for share in like for output in share]
+    parts: dict[torch.dtype, Iterator[torch.Tensor]] = {}
+    for dtype in dict.fromkeys(tensor.dtype for form in forms for tensor in _tensors(form)):
+        send = torch.cat([tensor.flatten() for output in own for tensor in _tensors(output) if tensor.dtype == dtype])
+        lengths = TokenSplit(tuple(sum(_sizes(share, dtype)) for share in like))
+        parts[dtype] = iter(gather_rows(send, lengths, sp).split(_sizes(forms, dtype)))
+    return [_refilled(form, parts) for form in forms]
+
+
+def _sizes(outputs: list[Any], dtype: torch.dtype) -> list[int]:
+    return [tensor.numel() for output in outputs for tensor in _tensors(output) if tensor.dtype == dtype]
+
+
+def _tensors(output: Any) -> Iterator[torch.Tensor]:
+    """Those in an output made of tensors, sequences and dataclasses."""
+    if isinstance(output, torch.Tensor):
+        yield output
+    for item in _items(output):
+        yield from _tensors(item)
+
+
+def _items(output: Any) -> tuple:
+    if isinstance(output, tuple | list):
+        return tuple(output)
+    if dataclasses.is_dataclass(output):
+        return tuple(getattr(output, field.name) for field in dataclasses.fields(output))
+    return ()
+
+
+def _refilled(form: Any, parts: dict[torch.dtype, Iterator[torch.Tensor]]) -> Any:
+    """`form` with the next tensors of its dtypes in the place of its own."""
+    if isinstance(form, torch.Tensor):
+        return next(parts[form.dtype]).view(form.shape)
+    items = [_refilled(item, parts) for item in _items(form)]
+    if isinstance(form, tuple | list):
+        return type(form)(items)
+    return type(form)(*items) if dataclasses.is_dataclass(form) else form
