@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,10 +12,26 @@ from .modules import blocks_if_any, replaced
 from .plan import Blocks
 
 
-def once_in(blocks: Blocks, block: torch.nn.Module) -> tuple[tuple[str, torch.nn.Module], ...]:
-    """Of `blocks.once`, the argument and the submodule of each in one of the blocks."""
+@dataclass(frozen=True)
+class OnceModule:
+    """A submodule of a block that computes from its `argument` alone where none of `unless` is given."""
+
+    argument: str
+    module: torch.nn.Module
+    unless: tuple[str, ...]
+
+    def in_use(self, arguments: dict[str, Any]) -> bool:
+        """Whether it does in a block that is called with these."""
+        return all(arguments.get(name) is None for name in self.unless)
+
+
+def once_in(blocks: Blocks, block: torch.nn.Module) -> tuple[OnceModule, ...]:
+    """What `blocks.once` names in one of the blocks."""
     return tuple(
-        (name, found) for name, paths in blocks.once.items() for path in paths for found in blocks_if_any(block, path)
+        OnceModule(argument, module, tuple(name for name, others in blocks.once_unless.items() if path in others))
+        for argument, paths in blocks.once.items()
+        for path in paths
+        for module in blocks_if_any(block, path)
     )
 
 

@@ -17,7 +17,7 @@ import torch
 
 from .collectives import SequenceGroups, TokenSplit
 from .gather import gather_rows
-from .given import given, once_in
+from .given import OnceModule, given, once_in
 from .modules import blocks_at
 from .plan import Blocks, Plan
 
@@ -34,11 +34,11 @@ class DividedModulations:
     """
 
     def __init__(self, model: torch.nn.Module, plan: Plan):
-        self._alike: dict[str, dict[Hashable, list[torch.nn.Module]]] = {}
+        self._alike: dict[Hashable, list[OnceModule]] = {}
         for blocks in plan.blocks:
             for block in blocks_at(model, blocks.path):
-                for argument, module in once_in(blocks, block):
-                    self._alike.setdefault(argument, {}).setdefault(_shapes(module), []).append(module)
+                for one in once_in(blocks, block):
+                    self._alike.setdefault(_form(one), []).append(one)
         self._seen: set[str] = set()
         self._given = contextlib.ExitStack()
 
@@ -53,29 +53,31 @@ class DividedModulations:
             self._seen.add(argument)
             value = bound.get(argument)
             if isinstance(value, torch.Tensor) and _few_rows(value):
-                self._divide(argument, value, sp)
+                self._divide(argument, bound, sp)
 
     def end_call(self) -> None:
         """The model computes its modulations by itself again."""
         self._seen.clear()
         self._given.close()
 
-    def _divide(self, argument: str, value: torch.Tensor, sp: SequenceGroups) -> None:
-        shares: list[list[tuple[Hashable, torch.nn.Module]]] = [[] for _ in range(sp.size)]
-        kinds = {kind: found for kind, found in self._alike.get(argument, {}).items() if len(found) >= sp.size}
-        for number, pair in enumerate((kind, module) for kind, found in kinds.items() for module in found):
-            shares[number % sp.size].append(pair)  # neighbours lie on different ranks: each has one of every kind
-        if not kinds:
+    def _divide(self, argument: str, bound: dict[str, Any], sp: SequenceGroups) -> None:
+        alike = [found for found in self._alike.values() if found[0].argument == argument and found[0].in_use(bound)]
+        modules = [(number, one.module) for number, found in enumerate(alike) if len(found) >= sp.size for one in found]
+        if not modules:
             return
+        value, shares = bound[argument], [modules[rank :: sp.size] for rank in range(sp.size)]
         own = [module.forward(value) for _, module in shares[sp.rank]]
-        like = {kind: output for (kind, _), output in zip(shares[sp.rank], own, strict=True)}
-        whole = _gather(own, [[like[kind] for kind, _ in share] for share in shares], sp)
+        # Neighbours lie on different ranks, so each rank has one of every form.
+        like = {number: output for (number, _), output in zip(shares[sp.rank], own, strict=True)}
+        whole = _gather(own, [[like[number] for number, _ in share] for share in shares], sp)
         for (_, module), output in zip((pair for share in shares for pair in share), whole, strict=True):
             self._given.enter_context(given(module, output, value))
 
 
-def _shapes(module: torch.nn.Module) -> Hashable:
-    return type(module), tuple((name, tuple(one.shape)) for name, one in module.named_parameters())
+def _form(one: OnceModule) -> Hashable:
+    """The same for those whose outputs have the same form."""
+    shapes = tuple((name, tuple(parameter.shape)) for name, parameter in one.module.named_parameters())
+    return one.argument, one.unless, type(one.module), shapes
 
 
 def _few_rows(value: torch.Tensor) -> bool:

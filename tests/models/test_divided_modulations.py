@@ -59,6 +59,12 @@ def test_where_fewer_are_alike_than_ranks_each_rank_computes_these(rank_sets):
     assert single == [3, 3]
 
 
+def test_what_gets_another_input_is_not_computed_in_vain(rank_sets):
+    """The text of a model call whose references are at timestep zero gets half of the rows."""
+    for path, count in runs_of(rank_sets, "qwen-image: edit 2511, timestep zero", (2, 1, 1)).items():
+        assert count == (2 if "txt_mod" in path else 1), path
+
+
 def test_compiled_blocks_get_them_too(rank_sets):
     assert set(runs_of(rank_sets, "flux: plain", (2, 1, 1), compiled=True).values()) == {1}
 

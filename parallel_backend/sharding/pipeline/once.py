@@ -68,9 +68,12 @@ class Once:
 
         Gives those of the first patch's arguments to call the block with.
         """
-        first = self._arguments.setdefault(block.path, {name: arguments[name] for name, _ in block.once})
+        names = {one.argument for one in block.once}
+        first = self._arguments.setdefault(block.path, {name: arguments[name] for name in names})
         with contextlib.ExitStack() as contexts:
-            for name, module in block.once:
-                output = self.of(module, functools.partial(module.forward, first[name]))
-                contexts.enter_context(given(module, output, first[name]))
+            for one in block.once:
+                if one.in_use(arguments):
+                    known = first[one.argument]
+                    output = self.of(one.module, functools.partial(one.module.forward, known))
+                    contexts.enter_context(given(one.module, output, known))
             yield first

@@ -10,7 +10,7 @@ import torch
 
 from ..arguments import Tokens
 from ..errors import ShardingError
-from ..given import once_in
+from ..given import OnceModule, once_in
 from ..modules import blocks_at
 from ..plan import Blocks, Plan
 
@@ -19,14 +19,12 @@ MOST_ROUNDS = 4
 
 @dataclass(frozen=True)
 class StagedBlock:
-    """A block of the pipeline. `path`: of its module, from the diffusion model. `once`: of `blocks.once`, the argument
-    and the submodule of each.
-    """
+    """A block of the pipeline. `path`: of its module, from the diffusion model. `once`: those that `blocks` names."""
 
     blocks: Blocks
     module: torch.nn.Module
     path: str
-    once: tuple[tuple[str, torch.nn.Module], ...]
+    once: tuple[OnceModule, ...]
 
 
 def staged_blocks(model: torch.nn.Module, plan: Plan) -> list[StagedBlock]:
