@@ -68,8 +68,8 @@ class DividedModulations:
         value, shares = bound[argument], [modules[rank :: sp.size] for rank in range(sp.size)]
         own = [module.forward(value) for _, module in shares[sp.rank]]
         # Neighbours lie on different ranks, so each rank has one of every form.
-        like = {number: output for (number, _), output in zip(shares[sp.rank], own, strict=True)}
-        whole = _gather(own, [[like[number] for number, _ in share] for share in shares], sp)
+        forms = {number: output for (number, _), output in zip(shares[sp.rank], own, strict=True)}
+        whole = _gather(own, forms, [[number for number, _ in share] for share in shares], sp)
         for (_, module), output in zip((pair for share in shares for pair in share), whole, strict=True):
             self._given.enter_context(given(module, output, value))
 
@@ -86,21 +86,19 @@ def _few_rows(value: torch.Tensor) -> bool:
     return value.numel() // channels * MEMORY_BESIDE_LINK <= channels
 
 
-def _gather(own: list[Any], like: list[list[Any]], sp: SequenceGroups) -> list[Any]:
-    """This rank's outputs → those of all ranks, one rank's after the other. `like`: for each rank's something of the
-    same form. One collective for each dtype.
+def _gather(own: list[Any], forms: dict[int, Any], shares: list[list[int]], sp: SequenceGroups) -> list[Any]:
+    """This rank's outputs → those of all ranks, one rank's after the other. `shares`: for each rank the forms of its
+    outputs, as numbers in `forms`, in the same order on every rank. One collective for each dtype.
     """
-    forms = [output for share in like for output in share]
+    tensors = {number: list(_tensors(form)) for number, form in forms.items()}
+    sent = [tensor for output in own for tensor in _tensors(output)]
     parts: dict[torch.dtype, Iterator[torch.Tensor]] = {}
-    for dtype in dict.fromkeys(tensor.dtype for form in forms for tensor in _tensors(form)):
-        send = torch.cat([tensor.flatten() for output in own for tensor in _tensors(output) if tensor.dtype == dtype])
-        lengths = TokenSplit(tuple(sum(_sizes(share, dtype)) for share in like))
-        parts[dtype] = iter(gather_rows(send, lengths, sp).split(_sizes(forms, dtype)))
-    return [_refilled(form, parts) for form in forms]
-
-
-def _sizes(outputs: list[Any], dtype: torch.dtype) -> list[int]:
-    return [tensor.numel() for output in outputs for tensor in _tensors(output) if tensor.dtype == dtype]
+    for dtype in dict.fromkeys(tensor.dtype for found in tensors.values() for tensor in found):
+        sizes = {number: [one.numel() for one in found if one.dtype == dtype] for number, found in tensors.items()}
+        lengths = TokenSplit(tuple(sum(sum(sizes[number]) for number in share) for share in shares))
+        whole = gather_rows(torch.cat([one.flatten() for one in sent if one.dtype == dtype]), lengths, sp)
+        parts[dtype] = iter(whole.split([size for share in shares for number in share for size in sizes[number]]))
+    return [_refilled(forms[number], parts) for share in shares for number in share]
 
 
 def _tensors(output: Any) -> Iterator[torch.Tensor]:
