@@ -31,13 +31,14 @@ from .mesh import Mesh, Meshes
 def sharded(patchers: list[Any], mesh: Mesh, meshes: Meshes) -> Iterator[Session]:
     """Sequence parallelism on every planned model of the request, for as long as the context lasts."""
     session = Session(mesh.sp, meshes.usp(mesh))
-    models = _planned(patchers)
-    for model in models:
-        model.session = session if mesh.sp.size > 1 or mesh.pipe is not None else None
+    for patcher in patchers:
+        if (model := sharded_model(patcher.model)) is not None:
+            model.session = session if mesh.sp.size > 1 or mesh.pipe is not None else None
+            model.whole_weights = not patcher.model.xdit_weights.divided
     try:
         yield session
     finally:
-        for model in models:
+        for model in _planned(patchers):
             model.session = model.call = None
 
 

@@ -17,6 +17,7 @@ from .attention import ShardedAttention, route_global
 from .call import Call
 from .errors import ShardingError
 from .inner_patches import wrap_inner
+from .modulations import DividedModulations
 from .modules import argument_names, bind, blocks_at, check_arguments, module_at
 from .patches import OVERRIDE, Mode, mode_for
 from .plan import Blocks, Gather, Plan, Undivided
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 class ShardedModel:
     """The hooks on one diffusion model. `call` is the state of the model call in progress, None between calls.
+    `whole_weights`: every rank has all of them at any time, while `session` is set.
 
     Raises ShardingError when the model lacks what the plan names (a renamed argument or module).
     """
@@ -38,10 +40,12 @@ class ShardedModel:
         self.model = model
         self.plan = plan
         self.session: Session | None = None
+        self.whole_weights = True
         self.pipeline: PipelinedModel | None = None
         self.pipeline_memory: dict[Hashable, Memory] = {}  # kept from the last request
         self.call: Call | None = None
         self._names = argument_names(model)
+        self._modulations = DividedModulations(model, plan)
         model.register_forward_pre_hook(self._begin, with_kwargs=True)
         model.register_forward_hook(self._end, always_call=True)
         for blocks in plan.blocks:
@@ -117,6 +121,7 @@ class ShardedModel:
 
     def restart(self) -> None:
         """Go back to the beginning of the model call in progress, whose forward ended early."""
+        self._modulations.end_call()
         if self.call is not None:
             self.call.reset()
 
@@ -145,6 +150,7 @@ class ShardedModel:
 
     def _end(self, model, args, output):
         call, self.call = self.call, None
+        self._modulations.end_call()
         if call is not None and call.sharded:
             raise ShardingError(
                 f"{self.plan.model}: the tokens were split but never gathered; this version of ComfyUI does not match"
@@ -166,6 +172,8 @@ class ShardedModel:
                 self.session.note(f"{blocks.path}: fewer tokens than ranks; every rank runs them whole")
                 call.whole = True
                 return None
+            if self._divides_modulations:
+                self._modulations.before_block(blocks, bound, self.session.sp)
             call.whole_arguments = {name: bound.get(name) for name in shown}
             for name, argument in blocks.arguments.items():
                 if bound.get(name) is not None:
@@ -176,6 +184,12 @@ class ShardedModel:
             return (), bound
 
         return hook
+
+    @property
+    def _divides_modulations(self) -> bool:
+        """In block mode patches may leave blocks out; a pipeline's ranks have the weights of their own stage only."""
+        several = self.session.sp.size > 1 and self.pipeline is None
+        return several and self.whole_weights and self.call.mode is Mode.PERSIST
 
     def _leave_block(self, blocks: Blocks) -> Callable:
         def hook(block, args, output):

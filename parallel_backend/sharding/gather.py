@@ -12,18 +12,18 @@ def gather_tokens(local: torch.Tensor, split: TokenSplit, sp: SequenceGroups) ->
     """[B, l_r, C] of every rank → [B, sum(l), C] in rank order, the same on every rank. Lengths may differ."""
     if sp.size == 1:
         return local
-    return _gather(local.transpose(0, 1), split, sp).transpose(0, 1).contiguous()
+    return gather_rows(local.transpose(0, 1), split, sp).transpose(0, 1).contiguous()
 
 
 def gather_keys(local: torch.Tensor, split: TokenSplit, sp: SequenceGroups) -> torch.Tensor:
     """A mask [..., l_r] over this rank's keys → [..., sum(l)] over all keys, in rank order."""
     if sp.size == 1 or local.shape[-1] == 1:
         return local
-    return _gather(local.movedim(-1, 0), split, sp).movedim(0, -1).contiguous()
+    return gather_rows(local.movedim(-1, 0), split, sp).movedim(0, -1).contiguous()
 
 
-def _gather(local: torch.Tensor, split: TokenSplit, sp: SequenceGroups) -> torch.Tensor:
-    """Along dim 0; shorter shares are padded for the collective and cut after it."""
+def gather_rows(local: torch.Tensor, split: TokenSplit, sp: SequenceGroups) -> torch.Tensor:
+    """[l_r, ...] of every rank → [sum(l), ...] in rank order. Shorter shares are padded for the collective."""
     longest = max(split.local)
     send = local.contiguous()
     if send.shape[0] < longest:

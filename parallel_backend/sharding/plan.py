@@ -38,7 +38,8 @@ class Blocks:
     then: the segments of the block's second attention call, third, ..., where they are not those of the first.
     signature: "module:function" whose parameters the block takes, for a forward(*args, **kwargs) that hands them on.
     once: argument that is the same whatever tokens the block gets → submodules, if the block has them, that compute
-    from it alone (modulations): run once for all patches.
+    from it alone (modulations): run once for all patches, and by one of the ranks that share a sequence.
+    once_unless: argument → which of these, where it is given, get another input.
     """
 
     path: str
@@ -51,11 +52,12 @@ class Blocks:
     then: tuple[Segments, ...] = ()
     signature: str = ""
     once: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    once_unless: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self):
         if cut := self.once.keys() & self.arguments.keys():
             raise ValueError(
-                f"{self.path}: {', '.join(cut)} is cut for each patch, so nothing computed from it is shared"
+                f"{self.path}: {', '.join(cut)} is cut for each rank, so nothing computed from it is shared"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,8 @@ TREE = "XDIT_TEST_COMFYUI"
 
 class ModelSide:
     """Answers ("parity", case name, ulysses, ring, mode, exchange), ("guided", case name, cfg, batch, ulysses),
-    ("compiled", case name, ulysses, ring, compiler backend), ("pipeline", case name, ...) and ("once", case name, ...)
-    as the methods say.
+    ("compiled", case name, ulysses, ring, compiler backend), ("pipeline", case name, ...), ("once", case name, ...) and
+    ("modulations", case name, ...) as the methods say.
     """
 
     @staticmethod
@@ -45,6 +46,7 @@ class ModelSide:
             "compiled": self._compiled,
             "pipeline": self._pipeline,
             "once": self._once,
+            "modulations": self._modulations,
         }
         return verbs[verb](self._cases[name], *arguments)
 
@@ -117,7 +119,7 @@ class ModelSide:
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
 
         plan = plan_for(case.model())
-        each = replace(plan, once=(), blocks=tuple(replace(blocks, once={}) for blocks in plan.blocks))
+        each = replace(without_modulations(plan), once=())
         outputs, runs, said = [], [], []
         for made in (plan, each):
             model = case.model()
@@ -130,6 +132,42 @@ class ModelSide:
             runs.append(dict(counted.runs))
             said += notes
         return relative_error(*outputs), *runs, said
+
+    def _modulations(
+        self, case, degrees: tuple[int, int, int], mode: str, compiled: bool, adapted: bool
+    ) -> tuple[bool, dict[str, int], dict[str, int], list[int]]:
+        """Sharded as the plan says, beside all modulations computed by every rank: whether two calls give the very same
+        as one, how often each Linear of the one and of the other ran in the second call, and how many graphs were
+        compiled for each.
+
+        degrees: ulysses, ring and cfg. `adapted`: every Linear is, as adapt_linears does.
+        """
+        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
+        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.patches import Mode
+        from xdit_comfyui.parallel_backend.sharding.plans import plan_for
+        from xdit_comfyui.parallel_backend.sharding.session import Session
+
+        ulysses, ring, cfg = degrees
+        plan = plan_for(case.model())
+        outputs, runs, graphs, notes = [], [], [], []
+        for made in (plan, without_modulations(plan)):
+            torch._dynamo.reset()
+            model = case.model()
+            if adapted:
+                adapt_linears(model)
+            counted, sharded = LinearRuns(model), ShardedModel(model, made)
+            sharded.session = Session(self._mesh(ulysses, ring, cfg).sp, mode=Mode(mode))
+            with torch.inference_mode():
+                if compiled:
+                    accelerate(model, sharded, backend=counted.backend).start(notes.append, (), graphs=False)
+                for _ in range(2):
+                    counted.runs.clear()
+                    outputs.append(run(model, case))
+            runs.append(dict(counted.runs))
+            graphs.append(counted.graphs)
+            assert not notes + sharded.session.notes, notes + sharded.session.notes
+        return all(torch.equal(output, outputs[-1]) for output in outputs), *runs, graphs
 
     def _staged_steps(
         self, case, sharded, stages: int, ulysses: int, patches: int, warmup: int, steps: int, each=lambda: None
@@ -197,3 +235,15 @@ def run(model: torch.nn.Module, case) -> torch.Tensor:
     if isinstance(output, tuple | list):
         output = torch.cat([part.flatten() for part in output])
     return output
+
+
+def without_modulations(plan):
+    """The plan, whose blocks compute everything themselves."""
+    return replace(plan, blocks=tuple(replace(blocks, once={}) for blocks in plan.blocks))
+
+
+def adapt_linears(model: torch.nn.Module) -> None:
+    """Every Linear of the model adds to its output, as comfy.weight_adapter.bypass has it."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.forward = functools.partial(lambda original, x: original(x) * 1.25, module.forward)

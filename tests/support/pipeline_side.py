@@ -74,21 +74,29 @@ class StaleAttention:
 
 
 class LinearRuns:
-    """How often each Linear of a model ran, by its path, in compiled blocks too if they are compiled by `backend`."""
+    """How often each Linear of a model ran, by its path, in compiled blocks too if they are compiled by `backend`.
+    `graphs`: how many that compiled.
+    """
 
     def __init__(self, model: torch.nn.Module):
         self.runs: Counter[str] = Counter()
+        self.graphs = 0
         self._paths: dict[int, str] = {}
         for path, module in model.named_modules():
             if isinstance(module, torch.nn.Linear):
                 self._paths[module.weight.data_ptr()] = path
-                module.register_forward_hook(self._ran)
+                module.forward = self._counted(module, module.forward)
 
-    def _ran(self, module, args, output) -> None:
-        if not torch.compiler.is_compiling():
-            self.runs[self._paths[module.weight.data_ptr()]] += 1
+    def _counted(self, module: torch.nn.Module, original: Callable) -> Callable:
+        def forward(*args):
+            if not torch.compiler.is_compiling():
+                self.runs[self._paths[module.weight.data_ptr()]] += 1
+            return original(*args)
+
+        return forward
 
     def backend(self, graph: torch.fx.GraphModule, examples: list) -> Callable:
+        self.graphs += 1
         places = {node: place for place, node in enumerate(graph.graph.find_nodes(op="placeholder"))}
         linear = graph.graph.find_nodes(op="call_function", target=torch.nn.functional.linear)
         weights = [places[node.args[1]] for node in linear]

@@ -75,6 +75,7 @@ class WeightsSide(ModelSide):
         sharded = self._sharded(model, ulysses, ring)
         replicated = run(model, case)
         weights = self._divide(model, sharded.plan, Degrees(ulysses, ring), offload)
+        sharded.whole_weights = False
         outputs = [run(model, case) for _ in range(2)]
         weights.stop()
         if dist.get_rank() == 0:  # another rank goes on with what it has
@@ -102,6 +103,7 @@ class WeightsSide(ModelSide):
         model, notes = case.model(), []
         whole = self._whole_output(case, model)
         sharded = self._sharded(model, ulysses, 1)
+        sharded.whole_weights = False  # else modulations, which only then are divided too, would be compiled apart
         accelerate(model, sharded, backend="aot_eager").start(notes.append, (), graphs=False)
         begin = counters["stats"]["unique_graphs"]
         run(model, case)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import inspect
 from collections import Counter
@@ -11,7 +12,8 @@ from typing import Any
 
 import torch
 
-from ..modules import blocks_if_any, function_at, replaced
+from ..given import given
+from ..modules import blocks_if_any, function_at
 from .stages import StagedBlock
 
 
@@ -64,20 +66,14 @@ class Once:
     def inside(self, block: StagedBlock, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """While the block runs, the submodules in `block.once` give what they gave for the first patch.
 
-        Gives those of the first patch's arguments to call the block with. A submodule knows its input by identity and
-        computes for any other. To a compiler what it gives is one more tensor from outside.
+        Gives those of the first patch's arguments to call the block with.
         """
-        first = self._arguments.setdefault(block.path, {name: arguments[name] for name, _ in block.once})
+        names = {one.argument for one in block.once}
+        first = self._arguments.setdefault(block.path, {name: arguments[name] for name in names})
         with contextlib.ExitStack() as contexts:
-            for name, module in block.once:
-                compute, known = module.forward, first[name]
-                output = self.of(module, lambda compute=compute, known=known: compute(known))
-                contexts.enter_context(replaced(module, "forward", _given(output, known, compute)))
+            for one in block.once:
+                if one.in_use(arguments):
+                    known = first[one.argument]
+                    output = self.of(one.module, functools.partial(one.module.forward, known))
+                    contexts.enter_context(given(one.module, output, known))
             yield first
-
-
-def _given(output: Any, known: Any, compute: Callable) -> Callable:
-    def forward(value):
-        return output if value is known else compute(value)
-
-    return forward

@@ -10,7 +10,8 @@ import torch
 
 from ..arguments import Tokens
 from ..errors import ShardingError
-from ..modules import blocks_at, blocks_if_any
+from ..given import OnceModule, once_in
+from ..modules import blocks_at
 from ..plan import Blocks, Plan
 
 MOST_ROUNDS = 4
@@ -18,30 +19,22 @@ MOST_ROUNDS = 4
 
 @dataclass(frozen=True)
 class StagedBlock:
-    """A block of the pipeline. `path`: of its module, from the diffusion model. `once`: of `blocks.once`, the argument
-    and the submodule of each.
-    """
+    """A block of the pipeline. `path`: of its module, from the diffusion model. `once`: those that `blocks` names."""
 
     blocks: Blocks
     module: torch.nn.Module
     path: str
-    once: tuple[tuple[str, torch.nn.Module], ...]
+    once: tuple[OnceModule, ...]
 
 
 def staged_blocks(model: torch.nn.Module, plan: Plan) -> list[StagedBlock]:
     """The blocks that are divided over stages, in the order in which they run."""
     kinds = {blocks.path: blocks for blocks in plan.blocks}
     return [
-        StagedBlock(kinds[path], module, f"{path}.{index}", _once(kinds[path], module))
+        StagedBlock(kinds[path], module, f"{path}.{index}", once_in(kinds[path], module))
         for path in plan.stages
         for index, module in enumerate(blocks_at(model, path))
     ]
-
-
-def _once(blocks: Blocks, module: torch.nn.Module) -> tuple[tuple[str, torch.nn.Module], ...]:
-    return tuple(
-        (name, found) for name, paths in blocks.once.items() for path in paths for found in blocks_if_any(module, path)
-    )
 
 
 def own_chunks(blocks: Sequence[StagedBlock], stages: int, stage: int) -> list[range]:

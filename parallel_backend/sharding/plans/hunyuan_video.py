@@ -14,6 +14,7 @@ HUNYUAN_VIDEO = Plan(
             {"x": Tokens(*TEXT_IMAGE), "pe": Positions(TEXT_IMAGE, 2), "modulation_dims": Ranges(TEXT_IMAGE)},
             attention=TEXT_IMAGE,
             returns=(TEXT_IMAGE,),
+            once=FLUX.blocks[1].once,
         ),
     ),
     gathers=(Gather("final_layer", ("img",), {"modulation_dims": Ranges(("img",))}),),

@@ -11,6 +11,7 @@ IDEOGRAM4 = Plan(
             {"x": Tokens("all"), "freqs_cis": Positions(("all",), 1)},
             attention=("all",),
             returns=(("all",),),
+            once={"adaln_input": ("adaln_modulation",)},
         ),
     ),
     gathers=(Gather("final_layer", ("all",)),),

@@ -12,6 +12,7 @@ KANDINSKY5 = Plan(
             attention=("img",),
             returns=(("img",),),
             local=("cross_attention",),
+            once={"time_embed": ("visual_modulation",)},
         ),
     ),
     gathers=(Gather("visual_transformer_blocks.-1", ("img",)),),  # the output layer takes time, height and width apart

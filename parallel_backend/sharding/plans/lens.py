@@ -19,6 +19,7 @@ LENS = Plan(
             attention=IMAGE_TEXT,
             returns=(("txt",), ("img",)),
             mask="local",
+            once={"temb": ("img_mod", "txt_mod")},
         ),
     ),
     gathers=(Gather("proj_out", ("img",)),),

@@ -11,6 +11,7 @@ MINIMAX_H3 = Plan(
             {"x": Rows("all"), "mod_segments": Ranges(("all",)), "rope_freqs": Positions(("all",), 1)},
             attention=("all",),
             returns=(("all",),),
+            once={"t_emb": ("adaln_proj",)},
         ),
     ),
     gathers=(Gather("blocks.-1", ("all",)),),

@@ -21,6 +21,7 @@ PIXELDIT = Plan(
             },
             attention=("txt", "img"),
             returns=(("img",), ("txt",)),
+            once={"c": ("adaLN_modulation_img", "adaLN_modulation_txt")},
         ),
     ),
     gathers=(Gather("patch_blocks.-1", ("img",)),),

@@ -21,6 +21,7 @@ QWEN_IMAGE = Plan(
             returns=(("txt",), ("img",)),
             mask="local",
             once={"temb": ("img_mod", "txt_mod")},
+            once_unless={"timestep_zero_index": ("txt_mod",)},
         ),
     ),
     gathers=(Gather("proj_out", ("img",)),),

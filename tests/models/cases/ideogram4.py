@@ -9,7 +9,7 @@ def build(**kwargs):
 
     return comfy.ldm.ideogram4.model.Ideogram4Transformer2DModel(
         in_channels=32, num_layers=2, num_attention_heads=4, attention_head_dim=64, intermediate_size=512,
-        adaln_dim=64, llm_features_dim=96, mrope_section=(12, 10, 10), **kwargs,
+        adaln_dim=128, llm_features_dim=96, mrope_section=(12, 10, 10), **kwargs,
     )  # fmt: skip
 
 

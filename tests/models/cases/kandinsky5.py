@@ -7,7 +7,7 @@ def build(**kwargs):
     import comfy.ldm.kandinsky5.model
 
     return comfy.ldm.kandinsky5.model.Kandinsky5(
-        in_visual_dim=16, out_visual_dim=16, in_text_dim=64, in_text_dim2=48, time_dim=64, model_dim=256, ff_dim=512,
+        in_visual_dim=16, out_visual_dim=16, in_text_dim=64, in_text_dim2=48, time_dim=128, model_dim=256, ff_dim=512,
         visual_embed_dim=64, num_text_blocks=2, num_visual_blocks=2, **kwargs,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ def build(**kwargs):
 
     return comfy.ldm.minimax.model.MiniMaxH3Model(
         hidden_size=256, num_layers=2, token_refiner_num_layers=1, num_attention_heads=4, attention_head_dim=64,
-        ffn_hidden_size=512, text_dim=64, timestep_input_dim=64, time_embed_hidden_size=64, time_embed_dim=64,
+        ffn_hidden_size=512, text_dim=64, timestep_input_dim=64, time_embed_hidden_size=64, time_embed_dim=256,
         rope_inv_freq_len=8, **kwargs,
     )  # fmt: skip
 
