@@ -3,9 +3,10 @@
     python benchmarks/pipefusion.py --comfyui PATH --json FILE [--cases WORD ...] [--patches N ...] [--compiled]
     NCCL_P2P_DISABLE=1 python benchmarks/pipefusion.py ...          # stands in for slow links
 
-Random bf16 weights, the attention kernel that `auto` takes. Prints for each case milliseconds a call (median), the ratios over one
-GPU, the relative difference from one GPU's output (a repeated call on the same latent finds keys and values as they
-would be fresh, so it should be as small as another way of computing makes it), and GiB of weights and in all at most.
+Random bf16 weights, the attention kernel that `auto` takes. Prints for each case milliseconds a call (median), the
+ratios over one GPU, the relative difference from one GPU's output (a repeated call on the same latent finds keys and
+values as they would be fresh, so it should be as small as another way of computing makes it), and GiB of weights and in
+all at most.
 --profile adds where the time of a call goes on each rank, for one GPU and for each way: attention, GEMM, transfers with
 their waiting, copies, element-wise kernels, idle. Several --patches of one size in one run cost seconds each:
 

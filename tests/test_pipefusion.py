@@ -66,6 +66,17 @@ def test_after_warming_up_it_comes_close(client, models, sampler_name):
     assert TOLERANCE < error(16, 15) < error(16, 1) < error(4, 1) < 0.3
 
 
+def test_quantised_files_come_as_close(client, models):
+    """In two patches, of which the second holds no text."""
+
+    def error(file):
+        config = {"devices": "cpu:2", "pipefusion": 2, "patches": 2}
+        return relative_error(flux(client, models, config, file=file), flux(client, models, file=file))
+
+    close = pytest.approx(error(models.flux()), rel=0.2)
+    assert [error(models.quantised_flux(kind)) for kind in ("float8_e4m3fn", "nvfp4")] == [close, close]
+
+
 def test_what_cannot_be_staged_is_refused_and_the_group_lives(client, models):
     with pytest.raises(PromptRefused, match="PipeFusion keeps the keys of the whole sequence"):
         flux(client, models, {"devices": "cpu:4", "pipefusion": 2, "ring": 2})

@@ -52,6 +52,7 @@ def _fits(module: torch.nn.Module, input: torch.Tensor) -> bool:
         and len(module.weight_function) == 0
         and len(module.bias_function) == 0
         and input.ndim >= 2
+        and input.numel() > 0
         and (input.dtype in HALF or input.device.type == "cpu")
         and module.in_features % ALIGNED == 0
         and module.out_features % ALIGNED == 0

@@ -96,15 +96,15 @@ class Call:
                 rest = sum(known[segment] for segment in argument.segments[1:])
                 lengths[argument.segments[0]] = argument.count(bound[name]) - rest
         sp, (patch, patches) = self.session.sp, self.patch
-        layout = Layout(tuple((lengths or known).items()), patches * sp.size, patch * sp.size + sp.rank)
+        layout = Layout(tuple((lengths or known).items()), patches * sp.size, patch * sp.size + sp.rank, patches)
         if layout != self.layout:
             self.layout = layout
             self._remembered.clear()
 
     def leaves_a_rank_empty(self, blocks: Blocks, bound: dict[str, Any]) -> bool:
-        """Whether some ranks would hold no token of a stream that `blocks` take, others one."""
+        """Whether some ranks would hold no token of a stream that `blocks` take now, others one."""
         splits = (
-            self.layout.split(argument.segments).local
+            self.split(argument.segments).local
             for name, argument in blocks.arguments.items()
             if isinstance(argument, Tokens | Grid) and bound.get(name) is not None
         )

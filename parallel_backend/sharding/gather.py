@@ -17,7 +17,7 @@ def gather_tokens(local: torch.Tensor, split: TokenSplit, sp: SequenceGroups) ->
 
 def gather_keys(local: torch.Tensor, split: TokenSplit, sp: SequenceGroups) -> torch.Tensor:
     """A mask [..., l_r] over this rank's keys → [..., sum(l)] over all keys, in rank order."""
-    if sp.size == 1 or local.shape[-1] == 1:
+    if sp.size == 1:
         return local
     return gather_rows(local.movedim(-1, 0), split, sp).movedim(0, -1).contiguous()
 

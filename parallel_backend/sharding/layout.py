@@ -1,4 +1,7 @@
-"""Which tokens each sequence rank holds: every segment is split evenly by itself, so a rank holds [txt_r, img_r]."""
+"""Which tokens each sequence rank holds: every segment is split evenly by itself, so a rank holds [txt_r, img_r].
+
+Under PipeFusion they hold so what a patch has of each segment, one patch after the other.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,30 @@ from functools import cached_property
 import torch
 
 from .collectives import TokenSplit, split_evenly
+from .pipeline.patch_lengths import patch_lengths
 
 Segments = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Lengths of the segments of one model call, split over `parts` ranks; `rank` is this one."""
+    """Lengths of the segments of one model call, split over `parts` ranks; `rank` is this one. With more than one of
+    `patches` a part is what a rank holds of a patch: those of the first patch come first.
+    """
 
     lengths: tuple[tuple[str, int], ...]
     parts: int
     rank: int
+    patches: int = 1
 
     @cached_property
     def _splits(self) -> dict[str, tuple[int, ...]]:
-        return {name: split_evenly(length, self.parts) for name, length in self.lengths}
+        ranks = self.parts // self.patches
+        names, lengths = zip(*self.lengths, strict=True)
+        return {
+            name: tuple(share for length in cut for share in split_evenly(length, ranks))
+            for name, cut in zip(names, patch_lengths(lengths, self.patches, ranks), strict=True)
+        }
 
     def total(self, segments: Segments) -> int:
         return sum(length for name, length in self.lengths if name in segments)

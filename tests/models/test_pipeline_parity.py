@@ -7,11 +7,12 @@ from support.model_matrix import TOLERANCE
 
 STEPS = 3
 FULL = os.environ.get("XDIT_FULL_MATRIX") == "1"
-JOINT, ODD, REFERENCES = {87: (33, 54)}, {42: (7, 35)}, {113: (33, 80)}
+JOINT, ODD, REFERENCES, LONG_TEXT = {87: (33, 54)}, {42: (7, 35)}, {113: (33, 80)}, {96: (80, 16)}
 # Case → the segments of each of its attentions over all tokens, by their number of tokens.
 CASES = {
     "flux: plain": JOINT,
     "flux: batch 2, odd size": ODD,
+    "flux: more text than image": LONG_TEXT,
     "flux: attention mask": JOINT,
     "flux: ControlNet": JOINT,
     "flux: reference latents": REFERENCES,
@@ -23,9 +24,11 @@ CASES = {
     "sd3: ControlNet": JOINT,
     "sd3.5 medium: plain": JOINT | {54: (54,)},
     "sd3.5 medium: batch 2, odd size": ODD | {35: (35,)},
+    "sd3.5 medium: more text than image": LONG_TEXT | {16: (16,)},
     "qwen-image: plain": JOINT,
     "qwen-image: batch 2, odd size": ODD,
     "qwen-image: padding mask": JOINT,
+    "qwen-image: padding mask, few tokens": {16: (2, 14)},
     "qwen-image: ControlNet": JOINT,
     "qwen-image: edit, two references": REFERENCES,
     "qwen-image: edit 2511, timestep zero": REFERENCES,
@@ -61,6 +64,27 @@ def _most_stages(name: str) -> int:
 @pytest.mark.parametrize(("name", "stages", "ulysses", "patches", "warmup"), pairwise())
 def test_equals_one_device_with_the_same_staleness(rank_sets, name, stages, ulysses, patches, warmup):
     answers = rank_sets[stages * ulysses].run(("pipeline", name, stages, ulysses, patches, warmup, STEPS, CASES[name]))
+    assert max(stale for stale, _, _ in answers) <= TOLERANCE, answers
+    assert min(exact for _, exact, _ in answers) > 10 * TOLERANCE, "nothing was stale"
+    assert all(notes == [] for _, _, notes in answers)
+
+
+@pytest.mark.parametrize(
+    ("name", "ulysses", "patches", "compiled"),
+    [
+        ("flux: attention mask", 2, 2, False),
+        ("flux: ControlNet", 1, 2, True),
+        ("flux2: timestep zero references", 2, 4, False),
+        ("chroma: ControlNet and attention mask", 1, 2, False),
+        ("sd3: ControlNet", 2, 2, False),
+        ("sd3.5 medium: more text than image", 2, 4, False),
+        ("qwen-image: padding mask", 2, 2, False),
+        ("qwen-image: padding mask, few tokens", 2, 5, False),  # with one token of the image on a rank
+        ("qwen-image: edit 2511, timestep zero", 1, 3, False),
+    ],
+)
+def test_short_streams_are_in_the_first_patch(rank_sets, name, ulysses, patches, compiled):
+    answers = rank_sets[2 * ulysses].run(("pipeline", name, 2, ulysses, patches, 1, STEPS, CASES[name], compiled))
     assert max(stale for stale, _, _ in answers) <= TOLERANCE, answers
     assert min(exact for _, exact, _ in answers) > 10 * TOLERANCE, "nothing was stale"
     assert all(notes == [] for _, _, notes in answers)

@@ -3,16 +3,19 @@
 from .prompts import Graph
 
 
-def guided_flux(client, models, config=None, cfg=1.0, prepare=lambda graph, model: model, controlled=None, **inputs):
+def guided_flux(
+    client, models, config=None, cfg=1.0, prepare=lambda graph, model: model, controlled=None, file=None, **inputs
+):
     """The latent. `config`: of Parallel Config, None for stock ComfyUI; `prepare(graph, model)`: what comes between
-    loader and sampler; `controlled`: a hint for a ControlNet on the positive side; `batch`, and inputs of KSampler.
+    loader and sampler; `controlled`: a hint for a ControlNet on the positive side; `file`: of the model; `batch`, and
+    inputs of KSampler.
     """
-    graph = Graph()
+    graph, file = Graph(), file or models.flux()
     if config is None:
-        model = graph.add("UNETLoader", unet_name=models.flux(), weight_dtype="default")
+        model = graph.add("UNETLoader", unet_name=file, weight_dtype="default")
     else:
         parallel = graph.parallel_config(**config)
-        model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=parallel)
+        model = graph.add("XDiTLoader", unet_name=file, weight_dtype="default", parallel_config=parallel)
     model = prepare(graph, model)
     positive, negative = graph.flux_conditioning(1, 33), graph.flux_conditioning(2, 17)
     if controlled is not None:

@@ -91,11 +91,20 @@ class ModelSide:
         return relative_error(output, whole), notes
 
     def _pipeline(
-        self, case, stages: int, ulysses: int, patches: int, warmup: int, steps: int, segments: dict
+        self,
+        case,
+        stages: int,
+        ulysses: int,
+        patches: int,
+        warmup: int,
+        steps: int,
+        segments: dict,
+        compiled: bool = False,
     ) -> tuple[float, float, list[str]]:
         """The error of the last of `steps` model calls against one device with the same staleness, against one device
-        without, and the notes. `segments` as in StaleAttention.
+        without, and the notes. `segments` as in StaleAttention; `compiled`: the blocks of the pipeline are.
         """
+        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
         from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
         from xdit_comfyui.parallel_backend.sharding.patches import OVERRIDE
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
@@ -105,8 +114,12 @@ class ModelSide:
         stale = StaleAttention(segments, patches, ulysses, exact_calls=max(1, warmup))
         reference = run_steps(model, case, steps, {OVERRIDE: stale}, stale.next_call)
         sharded = ShardedModel(model, plan_for(model))
-        found, notes = self._staged_steps(case, sharded, stages, ulysses, patches, warmup, steps)
-        return relative_error(found[-1], reference[-1]), relative_error(found[-1], exact[-1]), notes
+        said = []
+        with torch.inference_mode() if compiled else contextlib.nullcontext():
+            if compiled:
+                accelerate(model, sharded, backend="aot_eager").start(said.append, (), graphs=False)
+            found, notes = self._staged_steps(case, sharded, stages, ulysses, patches, warmup, steps)
+        return relative_error(found[-1], reference[-1]), relative_error(found[-1], exact[-1]), said + notes
 
     def _once(
         self, case, stages: int, patches: int, compiled: bool

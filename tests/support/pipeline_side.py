@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch._dynamo.backends.debugging import aot_eager
 
 IDENTITY = {"uuids": ["a condition"]}
+WEIGHT = {"linear": 1, "linear_gelu": 1, "linear_of_two": 2}  # which argument it is, by the name of the operator
 FEEDBACK = 0.3  # how much of a call's output goes into the next call's latent
 
 
@@ -30,13 +32,16 @@ class StaleAttention:
     """An attention override for an unmodified model: a query of patch m sees the keys and values of the patches up to
     m as they are, and those of later patches as they were in the model call before.
 
-    `segments`: number of tokens of an attention → the lengths of the segments that it is made of, each of which is cut
-    evenly into `patches` × `ranks` parts, of which a patch is `ranks`; attentions of another length stay as they are.
-    `exact_calls` come first.
+    `segments`: number of tokens of an attention → the lengths of the segments that it is made of; attentions of another
+    length stay as they are. Patches of `ranks` ranks are cut from the longest attention's: all segments but the longest
+    go into the first patch, and all patches have the same size, up to a token; where some patch would hold fewer than
+    `ranks` tokens of the longest segment, each segment is cut evenly. `exact_calls` come first.
     """
 
     def __init__(self, segments: Mapping[int, tuple[int, ...]], patches: int, ranks: int, exact_calls: int):
-        self._segments, self._parts, self._ranks, self._exact_calls = segments, patches * ranks, ranks, exact_calls
+        self._segments, self._exact_calls = segments, exact_calls
+        streams = segments[max(segments)] if segments else ()
+        self._patches = dict(zip(streams, _patches_of_rows(streams, patches, ranks), strict=True))
         self._before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._call = self._attention = -1
 
@@ -56,7 +61,7 @@ class StaleAttention:
         self._before[self._attention] = (k.clone(), v.clone())
         if before is None or self._call < self._exact_calls:
             return function(q, k, v, heads, mask=mask, **options)
-        patch = self._numbers(length)
+        patch = torch.cat([self._patches[segment] for segment in self._segments[length]])
         fresh = patch[None, :] <= patch[:, None]
         seen = torch.zeros(length, 2 * length).masked_fill(~torch.cat((fresh, ~fresh), 1), float("-inf"))
         if mask is not None:
@@ -64,18 +69,25 @@ class StaleAttention:
             seen = seen + torch.cat((mask, mask), -1)
         return function(q, torch.cat((k, before[0]), 2), torch.cat((v, before[1]), 2), heads, mask=seen, **options)
 
-    def _numbers(self, length: int) -> torch.Tensor:
-        numbers = []
-        for segment in self._segments[length]:
-            size, rest = divmod(segment, self._parts)
-            counts = torch.tensor([size + (part < rest) for part in range(self._parts)])
-            numbers.append((torch.arange(self._parts) // self._ranks).repeat_interleave(counts))
-        return torch.cat(numbers)
+
+def _patches_of_rows(streams: tuple[int, ...], patches: int, ranks: int) -> list[torch.Tensor]:
+    """For the rows of each stream the number of the patch that they are in, as StaleAttention says."""
+    longest = max(streams, default=0)
+    shorter = sum(streams) - longest
+    filled = _cut_evenly(sum(streams), patches)[shorter:]
+    if filled.bincount(minlength=patches).min() < ranks:
+        return [_cut_evenly(length, patches) for length in streams]
+    return [filled if length == longest else torch.zeros(length, dtype=torch.int64) for length in streams]
+
+
+def _cut_evenly(rows: int, patches: int) -> torch.Tensor:
+    parts = torch.arange(rows).tensor_split(patches)
+    return torch.cat([torch.full_like(part, number) for number, part in enumerate(parts)])
 
 
 class LinearRuns:
-    """How often each Linear of a model ran, by its path, in compiled blocks too if they are compiled by `backend`.
-    `graphs`: how many that compiled.
+    """How often each Linear of a model ran on any rows, by its path, in compiled blocks too if they are compiled by
+    `backend`. `graphs`: how many that compiled.
     """
 
     def __init__(self, model: torch.nn.Module):
@@ -89,17 +101,21 @@ class LinearRuns:
 
     def _counted(self, module: torch.nn.Module, original: Callable) -> Callable:
         def forward(*args):
-            if not torch.compiler.is_compiling():
+            output = original(*args)
+            if not torch.compiler.is_compiling() and output.numel():
                 self.runs[self._paths[module.weight.data_ptr()]] += 1
-            return original(*args)
+            return output
 
         return forward
 
     def backend(self, graph: torch.fx.GraphModule, examples: list) -> Callable:
         self.graphs += 1
         places = {node: place for place, node in enumerate(graph.graph.find_nodes(op="placeholder"))}
-        linear = graph.graph.find_nodes(op="call_function", target=torch.nn.functional.linear)
-        weights = [places[node.args[1]] for node in linear]
+        weights = set()
+        for node in graph.graph.nodes:
+            number = WEIGHT.get(getattr(node.target, "__name__", "").removesuffix(".default"))
+            if number is not None and node.meta["example_value"].numel() != 0:
+                weights.add(places[_whole(node.args[number])])
         compiled = aot_eager(graph, examples)
 
         def run(*inputs):
@@ -107,3 +123,8 @@ class LinearRuns:
             return compiled(*inputs)
 
         return run
+
+
+def _whole(weight: torch.fx.Node) -> torch.fx.Node:
+    """What a weight, or some rows of one, are rows of."""
+    return weight.args[0] if weight.target is operator.getitem else weight

@@ -19,11 +19,13 @@ from ..arguments import Tokens
 from ..call import Call
 from ..engine import ShardedModel
 from ..errors import ShardingError
+from ..layout import Segments
 from ..modules import argument_names, bind, module_at, replaced
 from ..patches import Mode, replaced_blocks
 from .caches import Caches, conditions_of
 from .handover import Pipe
 from .keys_values import ConditionCache
+from .no_tokens import shapes_without_tokens, spare_linears
 from .once import Once, callables_at
 from .schedule import Schedule
 from .stages import StagedBlock, own_chunks, staged_blocks
@@ -74,6 +76,7 @@ class PipelinedModel:
         self._replace(self._model, name, self._in_runs)
         for index, block in enumerate(self._blocks):
             self._replace(block.module, "forward", self._staged(index, block))
+            spare_linears(block.module.modules())
         for path in self._plan.once:
             for owner, name in callables_at(self._model, path):
                 self._replace(owner, name, self._run_once((owner, name)))
@@ -227,7 +230,11 @@ class PipelinedModel:
     def _run_block(self, block: StagedBlock, original: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         if not self._once.active:
             return original(*args, **kwargs)
-        with self._once.inside(block, kwargs) as shared:  # the engine gives all arguments by name
+        lacks_tokens = any(self._sharded.call.split(segments).total == 0 for segments in _streams(block))
+        with (
+            self._once.inside(block, kwargs) as shared,  # the engine gives all arguments by name
+            shapes_without_tokens() if lacks_tokens else contextlib.nullcontext(),
+        ):
             return original(*args, **{**kwargs, **shared})
 
     @contextlib.contextmanager
@@ -313,11 +320,16 @@ class PipelinedModel:
         return torch.cat(made, 1)
 
 
-def _hidden_arguments(block: StagedBlock) -> list[str]:
-    """For each output of the block the argument that holds the same tokens."""
-    held = {
+def _streams(block: StagedBlock) -> dict[Segments, str]:
+    """The argument that holds each of the block's streams of tokens."""
+    return {
         argument.segments: name for name, argument in block.blocks.arguments.items() if isinstance(argument, Tokens)
     }
+
+
+def _hidden_arguments(block: StagedBlock) -> list[str]:
+    """For each output of the block the argument that holds the same tokens."""
+    held = _streams(block)
     return [held[segments] for segments in block.blocks.returns]
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .patch_lengths import most_patches
+
 PATCH_TOKENS = 1024  # a patch much smaller leaves a large GPU idle within its kernels
 MOST_PATCHES = 8
 SHORT_WAIT = 1 / 16  # of what a rank computes: less is not worth more and smaller patches
@@ -34,14 +36,13 @@ class Schedule:
     def choose(
         self, streams: tuple[int, ...], stages: int, chunks: int, ranks: int, note: Callable[[str], None]
     ) -> int:
-        """The number of patches for streams of these lengths on `stages` of `ranks` each, which own `chunks` of blocks;
-        every rank holds tokens of every stream of a patch.
+        """The number of patches for streams of these lengths on `stages` of `ranks` each, which own `chunks` of blocks.
 
         With M patches a rank waits (stages - 1) / (chunks * M) of the time that it computes.
         """
         enough = math.ceil((stages - 1) / (chunks * SHORT_WAIT))
         wanted = self.patches or max(stages, min(enough, MOST_PATCHES, max(streams) // PATCH_TOKENS))
-        possible = max(1, min(wanted, min(streams) // ranks))
+        possible = most_patches(streams, wanted, ranks)
         if possible < wanted:
             note(f"{possible} patches instead of {wanted}: the shortest stream has {min(streams)} tokens")
         return possible

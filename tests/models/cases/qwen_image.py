@@ -28,16 +28,21 @@ def references():
     return [randn(1, 16, 1, 8, 10, seed=30), randn(1, 16, 1, 4, 6, seed=31)]
 
 
-def padding_mask():
+def padding_mask(tokens=33, used=29):
     import torch
 
-    return torch.arange(33)[None] < 29
+    return torch.arange(tokens)[None] < used
 
 
 CASES = [
     ModelCase("qwen-image: plain", build, inputs()),
     ModelCase("qwen-image: batch 2, odd size", build, inputs(size=(13, 9), batch=2, tokens=7)),
     ModelCase("qwen-image: padding mask", build, inputs(attention_mask=lambda: padding_mask().long())),
+    ModelCase(
+        "qwen-image: padding mask, few tokens",
+        build,
+        inputs(size=(4, 14), tokens=2, attention_mask=lambda: padding_mask(2, 1).long()),
+    ),
     ModelCase("qwen-image: ControlNet", build, inputs(control=lambda: {"input": [randn(1, 54, 512, seed=20), None]})),
     ModelCase("qwen-image: edit, two references", build, inputs(ref_latents=references)),
     ModelCase(

@@ -11,7 +11,7 @@ from pathlib import Path
 from comfy_host import PACK_ROOT
 
 from ..compare import TOLERANCE
-from .deviation import IMAGES, PATCHES, SAMPLERS, STAGES, STEPS, WARMUPS
+from .deviation import HEIGHT, IMAGES, PATCHES, SAMPLERS, STAGES, STEPS, TEXT_TOKENS, WARMUPS, WIDTH
 from .plan import KIND_OF, Configuration, configuration
 from .run import CANCELLED_WITHIN_S, END_WITHIN_S, FAR, GOOD_ENDS, Outcome
 
@@ -73,8 +73,9 @@ def render(record: Record, wanted: int) -> str:
         "",
         "## How far from exact sampling",
         "",
-        f"Flux, {STAGES} stages, {PATCHES} patches, {IMAGES} images of 128 × 96: ‖PipeFusion − stock ComfyUI‖ /"
-        " ‖stock ComfyUI‖ of the latents. **The weights are random**: a trained model gives other figures. More"
+        f"Flux, {STAGES} stages, {PATCHES} patches, {IMAGES} images of {WIDTH} × {HEIGHT}, a prompt of {TEXT_TOKENS}"
+        " tokens, which is whole in the first patch: ‖PipeFusion − stock ComfyUI‖ / ‖stock ComfyUI‖ of the latents."
+        " **The weights are random**: a trained model gives other figures. More"
         " steps come closer; a warm-up of half the steps changes little beside one of 1. With all steps as warm-up it"
         " is exact.",
         "",
