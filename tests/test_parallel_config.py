@@ -87,9 +87,7 @@ def test_a_sampler_s_config_wins_over_the_loader_s(client, comfy, models):
     start = comfy.log.stat().st_size
     graph.save(sampled(graph, model, "XDiTSampler", parallel_config=other))
     client.run(graph.prompt)
-    with open(comfy.log, errors="replace") as log:
-        log.seek(start)
-        assert "xDiT: ring 2 (as configured)" in log.read()
+    assert "xDiT: ring 2 (as configured)" in comfy.log_since(start)
 
 
 def test_an_unplanned_model_is_refused_where_the_config_says_so(client, models):

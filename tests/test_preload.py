@@ -5,7 +5,7 @@ import pytest
 from support.compare import TOLERANCE
 from support.parity import relative_error
 from support.prompts import Graph
-from support.ranks import weight_reads
+from support.ranks import held, unload, weight_reads
 from support.waiting import answered_status, wait_until
 
 DEVICES = "cpu:2"
@@ -40,16 +40,6 @@ def run(client, name, seed, **how):
     saved = graph.save(sampled)
     result = client.run(graph.prompt)
     return client.latent(result, saved.id), result.progress(sampled.id)
-
-
-def held(client):
-    """Of each rank: title → bytes of the models on its device."""
-    return [{model["title"]: model["bytes"] for model in rank["models"]} for rank in answered_status(client)["ranks"]]
-
-
-def unload(client):
-    client.post("/free", {"unload_models": True})
-    wait_until(lambda: not any(held(client)))
 
 
 def wait_until_preloaded(client, *names):
@@ -134,7 +124,6 @@ def test_what_does_not_fit_is_left_to_the_sampler(client, comfy, models):
     large = models.sparse_flux(3072, 1, blocks)
     preload(client, large)
     wait_until(lambda: answered_status(client)["state"] == "idle")
-    log = comfy.log.read_bytes()[start:].decode(errors="replace")
-    (line,) = (line for line in log.splitlines() if large in line)
+    (line,) = (line for line in comfy.log_since(start).splitlines() if large in line)
     assert f"{large} is not preloaded: " in line and " GiB of weights do not fit in " in line
     assert held(client) == before

@@ -124,6 +124,12 @@ class ComfyInstance:
     def log_tail(self, lines: int = 40) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
+    def log_since(self, start: int) -> str:
+        """What ComfyUI's console shows since its log was `start` bytes long."""
+        with open(self.log, errors="replace") as log:
+            log.seek(start)
+            return log.read()
+
     def __enter__(self) -> "ComfyInstance":
         self.start()
         return self

@@ -1,66 +1,43 @@
 """Two real GPUs: a rank is killed or stopped while they exchange, or runs out of GPU memory.
 
-`pytest -m gpu tests/faults/test_gpus.py`; needs no internet and no front end of ComfyUI, takes some minutes (half of
-them each with `-k NCCL` and `-k symmetric`).
+`pytest -m gpu tests/faults/test_gpus.py` takes some minutes (half of them each with `-k NCCL` and `-k symmetric`).
 """
 
-import importlib.util
 import os
 import signal
 import time
 
 import pytest
-import torch
-from comfy_host.instance import ComfyInstance, make_base_directory
 from support.comfy_client import ComfyClient
 from support.faults import ERROR_WITHIN_S, FaultGraph
+from support.gpus import DEVICES, NEEDED, TOLERANCE, gpu_instance
 from support.tiny_models import ModelShelf
 from support.waiting import wait_until
 
-from .conftest import SUPPORT
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs"),
-    pytest.mark.timeout(300),
-]
+pytestmark = [*NEEDED, pytest.mark.timeout(300)]
 SILENCE = 10  # seconds
 RESTART_S = 60  # a new group, and the prompt again in it
-TOLERANCE = 1e-3  # fp32; kernels are chosen by sizes, which differ where work is divided
 LONG = {"steps": 10000, "size": 1024}  # half a minute at least
 LARGE = 4096  # pixels: tens of thousands of tokens, hundreds of MiB in each block
 EXCHANGES = {"NCCL": "0", "symmetric memory": "1"}
 
 
-def flags(base) -> list[str]:
-    """Without its package ComfyUI has no front end to show, and needs a folder in its place."""
-    if importlib.util.find_spec("comfyui_frontend_package") is not None:
-        return ["--force-fp32"]
-    (base / "front").mkdir()
-    (base / "front" / "index.html").touch()
-    return ["--force-fp32", "--front-end-root", str(base / "front")]
-
-
 @pytest.fixture(scope="module", params=EXCHANGES)
 def gpu_comfy(request, host, tmp_path_factory):
     """A ComfyUI for each way in which Ulysses and rings exchange."""
-    packs = {"xdit-test-nodes": SUPPORT / "host_nodes", "xdit-test-faults": SUPPORT / "fault_nodes"}
-    base = make_base_directory(tmp_path_factory.mktemp("gpu-comfyui"), packs)
     environment = {
         "XDIT_HEARTBEAT_TIMEOUT": str(SILENCE),
         "XDIT_SYMMETRIC_MEMORY": EXCHANGES[request.param],
-        "XDIT_CACHE": str(base / "cache"),
     }
-    with ComfyInstance(host, base, flags(base), environment) as instance:
+    with gpu_instance(host, tmp_path_factory.mktemp("gpu-comfyui"), environment) as instance:
         yield instance
-        print(instance.log_tail(400))  # pytest shows it where a test failed
 
 
 @pytest.fixture
 def faults(gpu_comfy, tmp_path):
     with ComfyClient(gpu_comfy.url, gpu_comfy.base / "output") as client:
         shelf = ModelShelf(gpu_comfy.base / "models")
-        yield FaultGraph(gpu_comfy, client, shelf, tmp_path, "0,1", TOLERANCE)
+        yield FaultGraph(gpu_comfy, client, shelf, tmp_path, DEVICES, TOLERANCE)
 
 
 @pytest.fixture(params=["ulysses", "ring"])

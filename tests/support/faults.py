@@ -85,9 +85,7 @@ class FaultGraph:
 
     def log_since(self, start: int) -> str:
         """What ComfyUI's console shows since its log was `start` bytes long."""
-        with open(self.comfy.log, errors="replace") as log:
-            log.seek(start)
-            return log.read()
+        return self.comfy.log_since(start)
 
     @property
     def log_size(self) -> int:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from comfy_host.instance import ComfyInstance
 
+from .comfy_client import ComfyClient
+from .waiting import answered_status, wait_until
+
 BOOTSTRAP = "parallel_backend/rank/bootstrap.py"
 LISTENING = "0A"
 
@@ -25,6 +28,18 @@ def weight_reads(comfy: ComfyInstance, rank: int = 0) -> list[str]:
     """The files whose weights this rank read since it was started, in order."""
     marker = "reading the weights of "
     return [line.partition(marker)[2].strip() for line in log_lines(comfy, rank) if marker in line]
+
+
+def held(client: ComfyClient) -> list[dict[str, int]]:
+    """Of each rank: title → bytes of the models on its device."""
+    return [{model["title"]: model["bytes"] for model in rank["models"]} for rank in answered_status(client)["ranks"]]
+
+
+def unload(client: ComfyClient) -> None:
+    """Press "Unload models" if a rank holds any, and wait until none does."""
+    if any(held(client)):  # else ComfyUI might do it after the next prompt only
+        client.post("/free", {"unload_models": True})
+        wait_until(lambda: not any(held(client)))
 
 
 def anonymous_bytes(pid: int) -> int:

@@ -124,7 +124,7 @@ def want_memory(more: int) -> None:
 
 
 class After(io.ComfyNode):
-    """Passes a MODEL on once another one is loaded and a file is there."""
+    """Passes a MODEL on once something else is made and a file is there."""
 
     @classmethod
     def define_schema(cls):
@@ -133,7 +133,7 @@ class After(io.ComfyNode):
             display_name="After (test only)",
             category="xDiT/test",
             description=cls.__doc__,
-            inputs=[io.Model.Input("model"), io.Model.Input("other"), io.String.Input("file")],
+            inputs=[io.Model.Input("model"), io.AnyType.Input("other"), io.String.Input("file")],
             outputs=[io.Model.Output()],
         )
 
