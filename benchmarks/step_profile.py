@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 # The first kind with a word that the kernel's name contains, in lower case.
 KINDS = {
-    "attention": ("sdpa", "flash_fwd", "fmha", "attention"),
+    "attention": ("sdpa", "flash_fwd", "flashattn", "fmha"),
     "collective": ("nccl", "symm_mem", "all_to_all"),
     "gemm": ("gemm", "nvjet", "cutlass", "gemv", "splitk", "xmma", "conv"),
     "copy": ("memcpy", "memset", "copy_kernel", "catarray"),

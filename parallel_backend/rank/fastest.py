@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from ..cache import cache_directory, write_json
 
 FORMAT = 1
 KEPT = 1024  # choices; the oldest go first
-TIMED = 3  # calls
+TIMED = 4  # calls
+SLEEP = 10_000_000  # cycles: 5 ms and more, in which even a slow CPU launches them
 CLEARLY = 0.97  # of the time of the kernel that is taken without a measurement
 
 Entry = list[str]
@@ -27,15 +29,18 @@ Entry = list[str]
 
 
 def seconds_on_gpu(call: Callable[[], Any]) -> float:
-    """Of one call. The first one sets itself up; the GPU still runs it when the others are launched."""
-    call()
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    first.record()
-    for _ in range(TIMED):
+    """Of one call, at best. While the GPU sleeps the calls are launched, so that what launching one takes on the CPU,
+    which differs between packages and is nothing in a CUDA graph, does not count.
+    """
+    call()  # sets itself up
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(TIMED + 1)]
+    torch.cuda._sleep(SLEEP)
+    events[0].record()
+    for event in events[1:]:
         call()
-    last.record()
-    last.synchronize()
-    return first.elapsed_time(last) / 1e3 / TIMED
+        event.record()
+    events[-1].synchronize()
+    return min(before.elapsed_time(after) for before, after in pairwise(events)) / 1e3
 
 
 class Fastest:
