@@ -1,4 +1,4 @@
-"""Rewrites the graph of a block before it is compiled: linear layers together with what lies before and after them.
+"""Rewrites the graph of a block and hands it to the compiler: linear layers together with what lies around them.
 
 gelu(linear(x))             → linear_gelu(x)
 split(linear(x)), one part  → linear for the parts, each with its rows of the weight, so that the one with a gelu
@@ -15,9 +15,11 @@ from operator import getitem
 
 import torch
 from torch._dynamo import lookup_backend
+from torch._inductor.virtualized import V
 from torch.fx import Graph, GraphModule, Node
 
 from . import linear_op  # noqa: F401  the operators
+from .reductions import OnePass
 
 LINEAR, GELU = torch._C._nn.linear, torch._C._nn.gelu
 NO_EXPONENT_TO_SPARE = torch.float16  # a part of a sum may be larger than the whole
@@ -32,7 +34,8 @@ def fusing(backend: str | Callable) -> Callable:
     def compile_fused(module: GraphModule, inputs: list, **options):
         fuse(module.graph)
         module.recompile()
-        return compiler(module, inputs, **options)
+        with V.set_choices_handler(OnePass()):
+            return compiler(module, inputs, **options)
 
     return compile_fused
 

@@ -168,3 +168,17 @@ def test_on_a_gpu(function, dtype):
     errors = [(output.double().cpu() - exact).norm().item() for output in (compiled, plain)]
     assert errors[0] < 1.3 * errors[1]
     assert torch._C._nn.gelu not in seen.targets
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_norms_read_a_row_once_on_a_gpu():
+    x = random(64, 3072, dtype=torch.bfloat16).cuda()
+
+    def norm(x):
+        return torch.nn.functional.layer_norm(x, (3072,)) * 2
+
+    compiled = torch.compile(norm, fullgraph=True, backend=fusing("inductor"))
+    found, (code,) = torch._inductor.utils.run_and_get_code(compiled, x)
+    assert "triton_per" in code and "triton_red" not in code
+    torch.testing.assert_close(found, norm(x), rtol=2e-2, atol=2e-2)
