@@ -21,8 +21,9 @@ _LIBRARY = torch.library.Library("xdit", "FRAGMENT")
 _LIBRARY.define(
     "attention(Tensor q, Tensor k, Tensor v, int heads, Tensor? mask, str function, bool local,"
     " ScalarType? attn_precision, bool skip_reshape, bool skip_output_reshape, float? scale, bool enable_gqa,"
-    " bool low_precision_attention) -> Tensor"
+    " bool low_precision_attention, Tensor? after=None) -> Tensor"
 )
+_LIBRARY.define("announce_keys(Tensor k, Tensor v) -> Tensor")
 _options: list[dict[str, Any]] = []
 
 
@@ -66,8 +67,9 @@ LOCAL_OPTIONS = {OVERRIDE: _through_operator(local=True)}
 
 def _attention(
     q, k, v, heads, mask, function, local, attn_precision, skip_reshape, skip_output_reshape, scale, enable_gqa,
-    low_precision_attention,
+    low_precision_attention, after=None,
 ):  # fmt: skip
+    """`after`: what has to be launched before, and nothing else."""
     options = _options[-1]
     override = options.get(OVERRIDE)
     if local and isinstance(override, ShardedAttention):
@@ -99,5 +101,19 @@ def _shape(
     return q.new_empty((batch, length, size))
 
 
+def _announce_keys(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """k, v [B, h, L, D] of the operator's next call. The output tells a compiler what comes after this."""
+    override = _options[-1].get(OVERRIDE)
+    if isinstance(override, ShardedAttention):
+        override.announce(k, v)
+    return k.new_empty(1)
+
+
+def _shape_of_announcement(k, v):
+    return k.new_empty(1)
+
+
 _LIBRARY.impl("attention", _attention, "CompositeExplicitAutograd")
+_LIBRARY.impl("announce_keys", _announce_keys, "CompositeExplicitAutograd")
+_LIBRARY.impl("announce_keys", _shape_of_announcement, "Meta")
 _LIBRARY.impl("attention", _shape, "Meta")

@@ -9,19 +9,23 @@ linear(cat(a, b))           → linear_of_two(a, b)
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from itertools import accumulate, pairwise
 from operator import getitem
 
 import torch
 from torch._dynamo import lookup_backend
+from torch._inductor import config
 from torch._inductor.virtualized import V
 from torch.fx import Graph, GraphModule, Node
 
-from . import linear_op  # noqa: F401  the operators
+from . import attention_op, linear_op  # noqa: F401  the operators
 from .reductions import OnePass
 
 LINEAR, GELU = torch._C._nn.linear, torch._C._nn.gelu
+LINEAR_GELU = torch.ops.xdit.linear_gelu.default
+IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem}
 NO_EXPONENT_TO_SPARE = torch.float16  # a part of a sum may be larger than the whole
 
 
@@ -34,7 +38,8 @@ def fusing(backend: str | Callable) -> Callable:
     def compile_fused(module: GraphModule, inputs: list, **options):
         fuse(module.graph)
         module.recompile()
-        with V.set_choices_handler(OnePass()):
+        # Attentions are exchanges: on every rank in the model's order, whatever memory another would need.
+        with V.set_choices_handler(OnePass()), config.patch(reorder_for_peak_memory=False):
             return compiler(module, inputs, **options)
 
     return compile_fused
@@ -50,6 +55,9 @@ def fuse(graph: Graph) -> None:
             _take_in_gelu(node)
         elif node.target is LINEAR:
             _take_in_cat(node)
+    attentions = [node for node in graph.nodes if node.target is torch.ops.xdit.attention]
+    if len(attentions) == 1:
+        _announce(attentions[0])
 
 
 def _divide_linear(split: Node) -> None:
@@ -70,7 +78,7 @@ def _divide_linear(split: Node) -> None:
 def _take_in_gelu(gelu: Node) -> None:
     linear = gelu.args[0]
     if _only_user(linear, LINEAR):
-        _replace(gelu, torch.ops.xdit.linear_gelu.default, *_arguments(linear))
+        _replace(gelu, LINEAR_GELU, *_arguments(linear))
         _erase(linear)
 
 
@@ -83,6 +91,40 @@ def _take_in_cat(linear: Node) -> None:
         _, *rest = _arguments(linear)
         _replace(linear, torch.ops.xdit.linear_of_two.default, *parts, *rest)
         _erase(cat)
+
+
+def _announce(attention: Node) -> None:
+    """Announcement, linear_gelu, attention: in this order, as each is an input of the next."""
+    _, k, v, _, mask, _, local, _, by_heads, *_ = attention.args
+    late = _after(attention)
+    waiting = {attention}
+    for node in late:
+        if waiting & set(node.all_input_nodes):
+            waiting.add(node)
+    early = [node for node in late if node.target is LINEAR_GELU and node not in waiting]
+    if local or mask is not None or not by_heads or not early:
+        return
+    rows = [value for node in early for value in node.all_input_nodes if value in late]
+    if any(row.target is not getitem for row in rows) or any(map(_changes_its_input, late[: late.index(early[-1])])):
+        return
+    with attention.graph.inserting_before(attention):
+        before = attention.graph.call_function(torch.ops.xdit.announce_keys.default, (k, v))
+    for node in (*rows, *early):
+        attention.prepend(node)
+    for node in early:
+        node.args = (*node.args, before)
+        before = node
+    attention.args = (*attention.args, before)
+
+
+def _after(node: Node) -> list[Node]:
+    nodes = list(node.graph.nodes)
+    return nodes[nodes.index(node) + 1 :]
+
+
+def _changes_its_input(node: Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.target in IN_PLACE or (name.endswith("_") and not name.endswith("__"))
 
 
 def _replace(node: Node, target: Callable, *arguments) -> None:

@@ -9,12 +9,15 @@ import torch
 EPILOGUE_IN = (torch.bfloat16, torch.float16)  # its gelu is right to 1e-4: less than these round to
 
 _LIBRARY = torch.library.Library("xdit", "FRAGMENT")
-_LIBRARY.define("linear_gelu(Tensor input, Tensor weight, Tensor? bias) -> Tensor")
+_LIBRARY.define("linear_gelu(Tensor input, Tensor weight, Tensor? bias, Tensor? after=None) -> Tensor")
 _LIBRARY.define("linear_of_two(Tensor first, Tensor second, Tensor weight, Tensor? bias) -> Tensor")
 
 
-def _linear_gelu(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """gelu(input weightᵀ + bias) by tanh: input [..., in], weight [out, in] → [..., out].
+def _linear_gelu(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, after: torch.Tensor | None = None
+) -> torch.Tensor:
+    """gelu(input weightᵀ + bias) by tanh: input [..., in], weight [out, in] → [..., out]. `after`: what has to be
+    launched before, and nothing else.
 
     The product is not rounded to the dtype before the activation, which brings it nearer to exact arithmetic.
     """
@@ -37,7 +40,7 @@ def _linear_of_two(
     return out
 
 
-def _shape_of_one(input, weight, bias):
+def _shape_of_one(input, weight, bias, after=None):
     return input.new_empty((*input.shape[:-1], weight.shape[0]))
 
 

@@ -11,7 +11,7 @@ import torch
 
 from .layout import Segments
 from .pipeline.attention import attention_with_cache
-from .usp import sequence_parallel_attention
+from .usp import announce_keys, sequence_parallel_attention
 
 if TYPE_CHECKING:
     from .call import Call
@@ -46,11 +46,20 @@ class ShardedAttention:
             return out.unflatten(2, (heads, -1)).transpose(1, 2) if split_output else out
         if mask is not None:
             mask = self._call.mask(mask, segments)
+        announced, self._call.announced = self._call.announced, None
         out = sequence_parallel_attention(
             q, k, v, groups=session.sp, split_q=split, split_kv=split, kernel=kernel, mask=mask,
             scale=options.get("scale"), xfuser=session.usp, kernel_with_lse=session.kernel_with_lse,
+            announced=announced,
         )  # fmt: skip
         return out.unflatten(2, (heads, -1)).transpose(1, 2) if split_output else out
+
+    def announce(self, k: torch.Tensor, v: torch.Tensor) -> None:
+        """The next call will be with these keys and values [B, h, l, D]: their exchange may begin."""
+        call = self._call
+        segments = call.attention_segments
+        if segments is not None and not call.whole_queries and call.cache is None:
+            call.announced = announce_keys(k, v, groups=call.session.sp, split_kv=call.split(segments))
 
     def _whole_keys(self, keys: torch.Tensor, segments: Segments) -> torch.Tensor:
         """[B, h, l, D] of this rank → [B, h, L, D] of all."""

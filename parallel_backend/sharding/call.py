@@ -15,6 +15,7 @@ from .layout import Layout, Segments
 from .patches import Mode
 from .pipeline.keys_values import ConditionCache
 from .plan import GRID, Blocks, Plan
+from .ring import Announced
 from .session import Session
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class Call:
     with local attention runs inside it;
     `whole_queries`: one whose keys alone are split; `whole_arguments`: what patches inside the block see whole.
     With a `pipeline`, `cache` holds the keys and values to use and to keep, `block` the number of the staged one that
-    runs, `made` the outputs of the patches before this one.
+    runs, `made` the outputs of the patches before this one. `announced`: the keys and values of the next attention, on
+    their way.
     """
 
     def __init__(self, session: Session, mode: Mode, pipeline: PipelinedModel | None = None):
@@ -51,6 +53,7 @@ class Call:
         self.whole_arguments: dict[str, Any] = {}
         self.grids: dict[Segments, tuple[int, tuple[int, ...]]] = {}
         self.block: int | None = None
+        self.announced: Announced | None = None
         self._remembered: dict[tuple, tuple[Any, torch.Tensor]] = {}
 
     @property

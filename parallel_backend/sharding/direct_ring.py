@@ -1,8 +1,9 @@
 """A ring whose keys and values are not passed on: each rank writes its own straight into the memory of all others,
-beside the kernels of this rank, which meanwhile attends to its own.
+beside the kernels of this rank, which meanwhile attends to its own, or computes what does not wait for attention.
 
-Two buffers take turns. All of it runs on one stream of its own, attention to what came included: who writes into a
-buffer again has passed the barrier of the use before, which every rank enters after its last read of that buffer.
+Two buffers take turns. Who writes into a buffer again has passed the barrier of the use before, which every rank enters
+after its last read of that buffer: all of an exchange runs on one stream of its own, attention to what came included,
+and that stream follows what was launched outside before each exchange, attention to what was brought together included.
 Between two model calls, which may begin with the buffer that the last one ended with, lies the gather of the image.
 """
 
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from .symmetric_buffers import SymmetricBuffers
+from .wide_copy import copy_wide
 
 BUFFERS = 2
 FIRST = -1  # a stream's priority: its small kernels do not wait for the large ones of others
@@ -54,6 +56,35 @@ class DirectRing:
                 target.copy_(own)
         buffers.barrier(turn)
         return [(rank, *places(buffers.rank, rank)) for rank in buffers.others()]
+
+    def fits_together(self, k: torch.Tensor, lengths: Sequence[int]) -> bool:
+        """As `fits`, for `bring_together`."""
+        batch, heads, _, dim = k.shape
+        return batch == 1 and min(lengths) > 0 and self._buffers.fits(2 * heads * dim * sum(lengths), k.dtype)
+
+    def bring_together(
+        self, k: torch.Tensor, v: torch.Tensor, lengths: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """k, v [1, h, l, D] of this rank → keys and values [1, h, L, D] of all, in ring order, which are there after
+        `join` and until the next exchange.
+        """
+        buffers, dtype = self._buffers, k.dtype
+        _, heads, _, dim = k.shape
+        total, start = sum(lengths), sum(lengths[: buffers.rank])
+        self.follow()
+        with self.beside():
+            turn = buffers.next(2 * heads * dim * total, dtype)
+            whole = [
+                buffers.view(turn, buffers.rank, (1, total, heads, dim), dtype, at * heads * dim) for at in (0, total)
+            ]
+            for at, tensor, all_of_them in zip((0, total), (k, v), whole, strict=True):
+                own = all_of_them[:, start : start + lengths[buffers.rank]]
+                copy_wide(own, tensor.transpose(1, 2))
+                for rank in buffers.others():
+                    buffers.view(turn, rank, tuple(own.shape), dtype, (at + start) * heads * dim).copy_(own)
+            buffers.barrier(turn)
+        keys, values = (tensor.transpose(1, 2) for tensor in whole)
+        return keys, values
 
     def follow(self) -> None:
         """What runs in `beside` from now on comes after what this rank has launched so far."""

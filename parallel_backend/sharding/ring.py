@@ -18,6 +18,8 @@ _SWALLOWS_SCORES = -1e30
 _WHOLE_ROW_OFF = -1e4
 
 KernelWithLse = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+Announced = tuple[torch.Tensor, torch.Tensor]
+"""Keys and values of all ring ranks, on their way."""
 
 
 def ring_attention(
@@ -30,13 +32,18 @@ def ring_attention(
     mask: torch.Tensor | None = None,
     scale: float | None = None,
     kernel: KernelWithLse = attention_with_lse,
+    announced: Announced | None = None,
 ) -> torch.Tensor:
     """Attention of this ring rank's queries over the keys of all ring ranks.
 
     q [B, H, Lq, D]; k, v [B, h, chunks.local[ring_rank], D] (h divides H); mask [.., .., Lq or 1, all keys or 1] for
     these queries, keys in ring order. `kernel(q, k, v, mask, scale)` is `attention_with_lse` or one that keeps its
-    promises, those about fully masked rows included. Returns [B, Lq, H*D].
+    promises, those about fully masked rows included. `announced`: what `announce` gave for k and v.
+    Returns [B, Lq, H*D].
     """
+    if announced is not None:
+        groups.direct.join()
+        return kernel(q, *announced, mask, scale)[0].transpose(1, 2).flatten(2)
     if mask is not None and mask.dtype != torch.bool:
         q, mask = _settle_masked_rows(q, mask)
 
@@ -58,6 +65,15 @@ def ring_attention(
     if out is None:
         return q.new_zeros(q.shape[0], q.shape[2], q.shape[1] * v.shape[3])
     return out.to(q.dtype).transpose(1, 2).flatten(2)
+
+
+def announce(k: torch.Tensor, v: torch.Tensor, *, chunks: TokenSplit, groups: SequenceGroups) -> Announced | None:
+    """Start to bring the keys and values [B, h, chunks.local[ring_rank], D] of all ring ranks together, beside what is
+    launched from now on; None where that cannot be. `ring_attention` with these k and v has to be the next exchange.
+    """
+    if groups.direct is None or not groups.direct.fits_together(k, chunks.local):
+        return None
+    return groups.direct.bring_together(k, v, chunks.local)
 
 
 def _direct(

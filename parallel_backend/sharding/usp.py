@@ -6,7 +6,7 @@ import torch
 
 from .collectives import SequenceGroups, TokenSplit, offsets
 from .lse_attention import attention_with_lse
-from .ring import KernelWithLse, ring_attention
+from .ring import Announced, KernelWithLse, announce, ring_attention
 from .ulysses import HeadSplit, heads_to_tokens, split_heads, tokens_to_heads
 from .xfuser_adapter import XfuserUSP
 
@@ -26,6 +26,7 @@ def sequence_parallel_attention(
     kernel_with_lse: KernelWithLse | None = None,
     scale: float | None = None,
     xfuser: XfuserUSP | None = None,
+    announced: Announced | None = None,
 ) -> torch.Tensor:
     """Attention of this rank's queries over the keys of all ranks of the sequence group.
 
@@ -36,6 +37,7 @@ def sequence_parallel_attention(
     heads, key/value heads dividing query heads, and applies `scale` itself. With ring > 1 its place is taken by
     `kernel_with_lse(q, k, v, mask, scale)` (see `ring_attention`; `attention_with_lse` when None), inside xfuser's USP
     where `xfuser` is given and can, unless the ranks reach each other's memory.
+    announced: what `announce_keys` gave for k and v.
     Returns [B, l, H*D]. Raises ValueError when the heads or the lengths do not fit.
     """
     _check(q, k, v, groups, split_q, split_kv, mask)
@@ -62,10 +64,22 @@ def sequence_parallel_attention(
             mask=_own_rows(mask, split_q.span(ring_row.start, ring_row.stop)),
             scale=scale,
             kernel=kernel_with_lse,
+            announced=announced,
         )
     if groups.ulysses_size > 1:
         out = heads_to_tokens(out, heads.query, tokens_q, groups)
     return out
+
+
+def announce_keys(
+    k: torch.Tensor, v: torch.Tensor, *, groups: SequenceGroups, split_kv: TokenSplit
+) -> Announced | None:
+    """Begin the exchange of keys and values [B, h, l_kv, D] that the next `sequence_parallel_attention` is called with,
+    where that can go on beside other work: in a ring alone, whose ranks reach each other's memory. Else None.
+    """
+    if groups.ulysses_size > 1 or groups.ring_size == 1:
+        return None
+    return announce(k, v, chunks=split_kv, groups=groups)
 
 
 def _to_heads(q, k, v, heads: HeadSplit, tokens_q, tokens_kv, groups: SequenceGroups):

@@ -35,6 +35,17 @@ def test_compiled_equals_whole(rank_sets, name, split):
         assert FULL or notes == []
 
 
+@pytest.mark.parametrize(
+    ("name", "ranks", "backend"),
+    [("flux: plain", 2, "aot_eager"), ("hunyuan-video: plain", 3, "aot_eager"), ("flux: plain", 2, "inductor")],
+)
+def test_keys_are_announced_where_something_does_not_wait_for_attention(rank_sets, name, ranks, backend):
+    """In single blocks: their MLP lies beside attention."""
+    for error, announced, exchanges in rank_sets[ranks].run(("announced", name, backend)):
+        assert error <= TOLERANCE
+        assert 0 < announced < exchanges
+
+
 def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(rank_sets):
     for name, reason in (
         ("pixart: plain", "PixArtMSBlock could not be compiled and runs as it is"),

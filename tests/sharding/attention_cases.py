@@ -15,7 +15,7 @@ from sharding.shared_files import in_shared_files
 from xdit_comfyui.parallel_backend.sharding import lse_attention, ring, ulysses
 from xdit_comfyui.parallel_backend.sharding.collectives import TokenSplit, new_sequence_groups
 from xdit_comfyui.parallel_backend.sharding.direct_ring import DirectRing
-from xdit_comfyui.parallel_backend.sharding.usp import sequence_parallel_attention
+from xdit_comfyui.parallel_backend.sharding.usp import announce_keys, sequence_parallel_attention
 from xdit_comfyui.parallel_backend.sharding.xfuser_adapter import XfuserUSP
 
 
@@ -85,14 +85,14 @@ class RankSide:
 
     def answer(self, verb: str, case: AttentionCase | list[AttentionCase]) -> torch.Tensor | list[torch.Tensor]:
         if verb == "direct, in a row":
-            return [self.attend(one, direct=True) for one in case]
+            return [self.attend(one, direct=True, announced=turn % 3 > 0) for turn, one in enumerate(case)]
         if verb == "control":
             with without_transfers():
                 return self.attend(case)
-        return self.attend(case, direct=verb == "direct")
+        return self.attend(case, direct=verb in ("direct", "announced"), announced=verb == "announced")
 
-    def attend(self, case: AttentionCase, direct: bool = False) -> torch.Tensor:
-        """This rank's rows, [B, l, H*D]. `direct`: a ring that writes into the others' memory."""
+    def attend(self, case: AttentionCase, direct: bool = False, announced: bool = False) -> torch.Tensor:
+        """This rank's rows, [B, l, H*D]. `direct`: a ring that writes into the others' memory; `announced`: before."""
         key = (case.ulysses, case.ring, case.sets)
         if key not in self._groups:
             size = case.ulysses * case.ring
@@ -133,6 +133,7 @@ class RankSide:
             scale=case.scale,
             xfuser=xfuser,
             kernel_with_lse=_kernel_with_lse(case),
+            announced=announce_keys(k, v, groups=groups, split_kv=split_kv) if announced else None,
         )
 
 

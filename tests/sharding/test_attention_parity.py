@@ -52,8 +52,8 @@ def run(rank_sets, case, verb="case"):
 
 
 def ways(case):
-    """A ring sends keys and values, or writes them into the memory of the others."""
-    return ("case", "direct") if case.ring > 1 and case.through == "ours" else ("case",)
+    """A ring sends keys and values, or writes them into the memory of the others, and can begin with it before."""
+    return ("case", "direct", "announced") if case.ring > 1 and case.through == "ours" else ("case",)
 
 
 def check(rank_sets, case):

@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+import torch.distributed as dist
 
 from support.comfy import import_comfy
 from support.guided_side import GuidedCall
@@ -21,7 +22,7 @@ TREE = "XDIT_TEST_COMFYUI"
 
 class ModelSide:
     """Answers ("parity", case name, ulysses, ring, mode, exchange), ("guided", case name, cfg, batch, ulysses),
-    ("compiled", case name, ulysses, ring, compiler backend), ("pipeline", case name, ...), ("once", case name, ...) and
+    ("compiled", case name, ulysses, ring, compiler backend), ("announced", case name, compiler backend), ("pipeline", case name, ...), ("once", case name, ...) and
     ("modulations", case name, ...) as the methods say.
     """
 
@@ -47,6 +48,7 @@ class ModelSide:
             "pipeline": self._pipeline,
             "once": self._once,
             "modulations": self._modulations,
+            "announced": self._announced,
         }
         return verbs[verb](self._cases[name], *arguments)
 
@@ -89,6 +91,31 @@ class ModelSide:
             accelerated.start(notes.append, (), graphs=False)
             output = run(model, case)
         return relative_error(output, whole), notes
+
+    def _announced(self, case, backend: str) -> tuple[float, int, int]:
+        """The error with compiled blocks in a ring whose ranks write into each other's memory, how often keys and
+        values were announced, and the number of exchanges.
+        """
+        from sharding.shared_files import in_shared_files
+        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
+        from xdit_comfyui.parallel_backend.sharding.direct_ring import DirectRing
+        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.plans import plan_for
+        from xdit_comfyui.parallel_backend.sharding.session import Session
+
+        in_shared_files()
+        sp = self._mesh(1, dist.get_world_size()).sp
+        direct = DirectRing(sp.ring, sp.ring_rank, sp.ring_size, torch.device("cpu"))
+        counted = mock.patch.object(direct, "bring_together", wraps=direct.bring_together)
+        others = mock.patch.object(direct, "exchange", wraps=direct.exchange)
+        with torch.inference_mode(), counted as announced, others as exchanged:
+            model = case.model()
+            whole = self._whole_output(case, model)
+            sharded = ShardedModel(model, plan_for(model))
+            sharded.session = Session(replace(sp, direct=direct))
+            accelerate(model, sharded, backend=backend).start(lambda line: None, (), graphs=False)
+            output = run(model, case)
+        return relative_error(output, whole), announced.call_count, announced.call_count + exchanged.call_count
 
     def _pipeline(
         self,
