@@ -56,6 +56,13 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so(rank_sets):
             assert any(reason in note for note in notes)
 
 
+def test_attentions_keep_their_order(rank_sets):
+    """By the memory that they need, the compiler would begin with the second one, over the image alone."""
+    for error, notes in rank_sets[2].run(("compiled", "sd3.5 medium: more text than image", 2, 1, "inductor")):
+        assert error <= TOLERANCE
+        assert notes == []
+
+
 def test_without_a_c_compiler_models_run_as_they_are(host, tmp_path):
     nothing = {"CXX": "/nonexistent/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     sets = RankSets("support.model_side:ModelSide", {TREE: str(host.tree), **nothing})

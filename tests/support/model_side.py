@@ -34,9 +34,9 @@ class ModelSide:
         import models.cases  # noqa: F401
 
     def __init__(self):
-        from models.cases import CASES
+        from models.cases import CASES, PIPELINED
 
-        self._cases = CASES
+        self._cases = CASES | PIPELINED
         self._meshes = None
         self._whole = {}
 

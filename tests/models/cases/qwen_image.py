@@ -38,11 +38,6 @@ CASES = [
     ModelCase("qwen-image: plain", build, inputs()),
     ModelCase("qwen-image: batch 2, odd size", build, inputs(size=(13, 9), batch=2, tokens=7)),
     ModelCase("qwen-image: padding mask", build, inputs(attention_mask=lambda: padding_mask().long())),
-    ModelCase(
-        "qwen-image: padding mask, few tokens",
-        build,
-        inputs(size=(4, 14), tokens=2, attention_mask=lambda: padding_mask(2, 1).long()),
-    ),
     ModelCase("qwen-image: ControlNet", build, inputs(control=lambda: {"input": [randn(1, 54, 512, seed=20), None]})),
     ModelCase("qwen-image: edit, two references", build, inputs(ref_latents=references)),
     ModelCase(
@@ -57,5 +52,13 @@ CASES = [
             attention_mask=lambda: padding_mask().long(),
             transformer_options=lambda: inner_patches.around_joint_attention(output_too=False),
         ),
+    ),
+]
+
+PIPELINED = [
+    ModelCase(
+        "qwen-image: padding mask, few tokens",
+        build,
+        inputs(size=(4, 14), tokens=2, attention_mask=lambda: padding_mask(2, 1).long()),
     ),
 ]
