@@ -53,8 +53,5 @@ def accelerate(
         return Accelerated(None, GraphedForward(diffusion_model, restart=lambda: None))
     open_to_the_compiler()
     torch._dynamo.config.recompile_limit = MOST_VARIANTS
-    if any(blocks.then for blocks in sharded.plan.blocks):
-        # attentions that do not depend on each other are exchanges all the same: every rank in the model's order
-        torch._inductor.config.reorder_for_peak_memory = False
     graphs = GraphedForward(diffusion_model, sharded.restart, sharded.situation) if sharded.plan.graphs else None
     return Accelerated(CompiledBlocks(diffusion_model, sharded.plan, backend), graphs)

@@ -22,8 +22,8 @@ TREE = "XDIT_TEST_COMFYUI"
 
 class ModelSide:
     """Answers ("parity", case name, ulysses, ring, mode, exchange), ("guided", case name, cfg, batch, ulysses),
-    ("compiled", case name, ulysses, ring, compiler backend), ("announced", case name, compiler backend), ("pipeline", case name, ...), ("once", case name, ...) and
-    ("modulations", case name, ...) as the methods say.
+    ("compiled", case name, ulysses, ring, compiler backend), ("announced", case name, compiler backend),
+    ("pipeline", case name, ...), ("once", case name, ...) and ("modulations", case name, ...) as the methods say.
     """
 
     @staticmethod
