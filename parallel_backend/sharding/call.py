@@ -99,7 +99,9 @@ class Call:
                 rest = sum(known[segment] for segment in argument.segments[1:])
                 lengths[argument.segments[0]] = argument.count(bound[name]) - rest
         sp, (patch, patches) = self.session.sp, self.patch
-        layout = Layout(tuple((lengths or known).items()), patches * sp.size, patch * sp.size + sp.rank, patches)
+        comes_out = plan.gathers[-1].segments if plan.gathers else ()
+        ordered = sorted((lengths or known).items(), key=lambda item: item[0] in comes_out)
+        layout = Layout(tuple(ordered), patches * sp.size, patch * sp.size + sp.rank, patches)
         if layout != self.layout:
             self.layout = layout
             self._remembered.clear()

@@ -18,8 +18,9 @@ Segments = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """Lengths of the segments of one model call, split over `parts` ranks; `rank` is this one. With more than one of
-    `patches` a part is what a rank holds of a patch: those of the first patch come first.
+    """Lengths of the segments of one model call, the one that comes out of the model last, split over `parts` ranks;
+    `rank` is this one. With more than one of `patches` a part is what a rank holds of a patch: those of the first patch
+    come first.
     """
 
     lengths: tuple[tuple[str, int], ...]

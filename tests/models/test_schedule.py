@@ -25,15 +25,16 @@ def test_no_more_patches_than_waiting_asks_for(tokens, stages, chunks, patches):
     ("streams", "patches", "ranks", "lengths"),
     [
         ((512, 4096), 4, 1, [(512, 0, 0, 0), (640, 1152, 1152, 1152)]),
-        ((4096, 512, 64), 4, 2, [(592, 1168, 1168, 1168), (512, 0, 0, 0), (64, 0, 0, 0)]),
-        ((512, 1024), 3, 1, [(171, 171, 170), (342, 341, 341)]),  # nothing of the long one would be in the first
+        ((512, 64, 4096), 4, 2, [(512, 0, 0, 0), (64, 0, 0, 0), (592, 1168, 1168, 1168)]),
+        ((512, 1024), 3, 1, [(171, 171, 170), (342, 341, 341)]),  # nothing of the image would be in the first
+        ((1024, 64), 2, 1, [(512, 512), (32, 32)]),
         ((3, 12), 3, 2, [(3, 0, 0), (2, 5, 5)]),
         ((3, 12), 3, 3, [(1, 1, 1), (4, 4, 4)]),  # one of three ranks would have nothing of it there
         ((10,), 4, 2, [(3, 3, 2, 2)]),
         ((33, 54), 1, 4, [(33,), (54,)]),
     ],
 )
-def test_short_streams_are_in_the_first_patch_if_they_leave_room(streams, patches, ranks, lengths):
+def test_text_is_in_the_first_patch_if_it_leaves_room(streams, patches, ranks, lengths):
     assert patch_lengths(streams, patches, ranks) == lengths
 
 
@@ -42,7 +43,7 @@ def test_short_streams_are_in_the_first_patch_if_they_leave_room(streams, patche
     [
         ((512, 4096), 8, 2, 8),
         ((7, 35), 16, 1, 7),  # cut evenly
-        ((4, 400), 64, 4, 57),  # with the short one in the first
+        ((4, 400), 64, 4, 57),  # with the text in the first
         ((3, 400), 8, 4, 1),
         ((5,), 8, 1, 5),
         ((5,), 8, 2, 2),

@@ -33,9 +33,9 @@ class StaleAttention:
     m as they are, and those of later patches as they were in the model call before.
 
     `segments`: number of tokens of an attention → the lengths of the segments that it is made of; attentions of another
-    length stay as they are. Patches of `ranks` ranks are cut from the longest attention's: all segments but the longest
-    go into the first patch, and all patches have the same size, up to a token; where some patch would hold fewer than
-    `ranks` tokens of the longest segment, each segment is cut evenly. `exact_calls` come first.
+    length stay as they are. Patches of `ranks` ranks are cut from the longest attention's: all segments but the last go
+    into the first patch, and all patches have the same size, up to a token; where some patch would hold fewer than
+    `ranks` tokens of the last segment, each segment is cut evenly. `exact_calls` come first.
     """
 
     def __init__(self, segments: Mapping[int, tuple[int, ...]], patches: int, ranks: int, exact_calls: int):
@@ -72,12 +72,10 @@ class StaleAttention:
 
 def _patches_of_rows(streams: tuple[int, ...], patches: int, ranks: int) -> list[torch.Tensor]:
     """For the rows of each stream the number of the patch that they are in, as StaleAttention says."""
-    longest = max(streams, default=0)
-    shorter = sum(streams) - longest
-    filled = _cut_evenly(sum(streams), patches)[shorter:]
+    filled = _cut_evenly(sum(streams), patches)[sum(streams[:-1]) :]
     if filled.bincount(minlength=patches).min() < ranks:
         return [_cut_evenly(length, patches) for length in streams]
-    return [filled if length == longest else torch.zeros(length, dtype=torch.int64) for length in streams]
+    return [*(torch.zeros(length, dtype=torch.int64) for length in streams[:-1]), filled]
 
 
 def _cut_evenly(rows: int, patches: int) -> torch.Tensor:

@@ -30,8 +30,6 @@ def attention_with_cache(
     q, k, v [B, H, l, D]: this rank's tokens of the patch, all heads; `mask` as the model gives it. `kernel` sees keys
     and values in the model's order of tokens, this patch's among them. Returns [B, l, H*D].
     """
-    if call.split(segments).total == 0:
-        return q.new_empty((q.shape[0], 0, q.shape[1] * q.shape[3]))
     sp, split, spans = call.session.sp, call.split(segments), _spans(call, segments)
     place, total = (call.block, call.attention_calls), call.layout.total(segments)
     local_mask = mask is not None and call.inside.mask == "local"

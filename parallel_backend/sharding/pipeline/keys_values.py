@@ -73,9 +73,9 @@ class ConditionCache:
     """What is kept of one set of conditions.
 
     `attentions_here`: how many attentions this stage has; `memory`: theirs; `streams`: lengths of the streams of
-    tokens that its blocks take, known after the first model call; `calls`: model calls so far; `arriving`: shapes of
-    what comes from the rank before, by number of patches, patch and first block; `needed`: bytes for all attentions
-    here, and whether they are `lacking`: then nothing is kept.
+    tokens that its blocks take, the image last, known after the first model call; `calls`: model calls so far;
+    `arriving`: shapes of what comes from the rank before, by number of patches, patch and first block; `needed`: bytes
+    for all attentions here, and whether they are `lacking`: then nothing is kept.
     """
 
     attentions_here: int

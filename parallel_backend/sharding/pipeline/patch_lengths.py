@@ -1,9 +1,8 @@
 """How many tokens of each stream are in which patch.
 
-Streams beside the longest (a prompt) go whole into the first patch, and the longest fills up the patches so that all
-have as many tokens: a block with weights for each stream reads those of the short ones once, and what is in the first
-patch is never stale. Where the short streams leave the first patch too little of the longest, every stream is cut
-evenly.
+Streams beside the image (a prompt) go whole into the first patch, and the image fills up the patches so that all have
+as many tokens: a block with weights for each stream reads those of the other streams once, and what is in the first
+patch is never stale. Where they leave the first patch too little of the image, every stream is cut evenly.
 """
 
 from __future__ import annotations
@@ -14,14 +13,13 @@ from ..collectives import split_evenly
 
 
 def patch_lengths(streams: Sequence[int], patches: int, ranks: int) -> list[tuple[int, ...]]:
-    """For streams of these lengths, cut into `patches` over `ranks` each: the lengths of every stream's parts."""
-    of_longest = _beside_whole_streams(streams, patches)
-    if min(of_longest) < ranks:
+    """For streams of these lengths, the image last, cut into `patches` over `ranks` each: how many tokens of each
+    stream every patch has.
+    """
+    of_image = _beside_whole_streams(streams, patches)
+    if min(of_image) < ranks:
         return [split_evenly(length, patches) for length in streams]
-    longest = streams.index(max(streams))
-    return [
-        of_longest if number == longest else (length, *[0] * (patches - 1)) for number, length in enumerate(streams)
-    ]
+    return [*((length, *[0] * (patches - 1)) for length in streams[:-1]), of_image]
 
 
 def most_patches(streams: Sequence[int], wanted: int, ranks: int) -> int:
@@ -37,7 +35,6 @@ def most_patches(streams: Sequence[int], wanted: int, ranks: int) -> int:
 
 
 def _beside_whole_streams(streams: Sequence[int], patches: int) -> tuple[int, ...]:
-    """What patches of one size hold of the longest stream, with all of the others in the first; below 0 at worst."""
-    total = sum(streams)
-    first, *later = split_evenly(total, patches)
-    return first - (total - max(streams)), *later
+    """What patches of one size hold of the image, with all other streams in the first; below 0 at worst."""
+    first, *later = split_evenly(sum(streams), patches)
+    return first - sum(streams[:-1]), *later

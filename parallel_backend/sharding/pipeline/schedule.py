@@ -36,7 +36,8 @@ class Schedule:
     def choose(
         self, streams: tuple[int, ...], stages: int, chunks: int, ranks: int, note: Callable[[str], None]
     ) -> int:
-        """The number of patches for streams of these lengths on `stages` of `ranks` each, which own `chunks` of blocks.
+        """The number of patches for streams of these lengths, the image last, on `stages` of `ranks` each, which own
+        `chunks` of blocks.
 
         With M patches a rank waits (stages - 1) / (chunks * M) of the time that it computes.
         """
