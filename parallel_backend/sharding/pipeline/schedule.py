@@ -10,7 +10,7 @@ from .patch_lengths import most_patches
 
 PATCH_TOKENS = 1024  # a patch much smaller leaves a large GPU idle within its kernels
 MOST_PATCHES = 8
-SHORT_WAIT = 1 / 16  # of what a rank computes: less is not worth more and smaller patches
+SHORT_WAIT = 1 / 12  # of what a rank computes: less is not worth more and smaller patches (benchmarks/NOTES.md)
 
 
 @dataclass
