@@ -103,7 +103,8 @@ def test_preloaded_beside_the_last_prompt_s_model_which_a_switch_then_forgets(cl
     wait_until_preloaded(client, second)
 
 
-def test_two_models_of_one_prompt_are_read_once_each(client, comfy, models):
+def test_of_two_models_of_one_prompt_none_is_read_in_vain(client, comfy, models):
+    """The first sampler may come while the second model is read: that stops, and begins anew."""
     names = [models.flux(256, 1, 1, seed=331), models.flux(256, 1, 2, seed=331)]
     run(client, models.flux(), 331, preload=False)
     read = weight_reads(comfy)
@@ -113,7 +114,8 @@ def test_two_models_of_one_prompt_are_read_once_each(client, comfy, models):
     graph.save(graph.sample("KSampler", loaded[1], graph.flux_conditioning(1), latent, seed=1, steps=1))
     client.run(graph.prompt)
     wait_until_preloaded(client, *names)
-    assert sorted(weight_reads(comfy)[len(read) :]) == sorted(names)
+    reads = weight_reads(comfy)[len(read) :]
+    assert set(reads) == set(names) and reads.count(names[0]) == 1 and reads.count(names[1]) <= 2
 
 
 def test_what_does_not_fit_is_left_to_the_sampler(client, comfy, models):
