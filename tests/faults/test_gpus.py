@@ -65,6 +65,11 @@ def test_the_exchange_is_right(faults, degrees):
     faults.assert_right(seed=80, **degrees)
 
 
+def test_it_is_right_compiled_and_captured_too(faults, degrees):
+    """In a ring keys and values travel beside the MLP, into memory that a CUDA graph reads again and again."""
+    faults.assert_right(seed=79, steps=12, size=512, **{**degrees, "compile": "on"})
+
+
 def test_killed_while_gpus_exchange(faults, degrees):
     error = struck_while_sampling(faults, degrees, signal.SIGKILL, ERROR_WITHIN_S)
     assert "rank 1 (cuda:1) was ended by SIGKILL" in error.message and "while sampling" in error.message
