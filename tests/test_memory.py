@@ -236,9 +236,10 @@ def test_all_ranks_share_one_copy_of_the_weights(client, comfy, models):
 
 
 def assert_one_copy(comfy, models, name):
+    """Each rank has read it all but for a part of the modulations, which the ranks divide."""
     size = (models.models / "diffusion_models" / name).stat().st_size
     each, together = mapped(comfy, models, name)
-    assert min(each) > 0.9 * size and together < 1.05 * size
+    assert min(each) > 0.85 * size and 0.9 * size < together < 1.05 * size
 
 
 def test_a_controlnet_is_dropped_too_and_comes_back_from_shared_memory(client, comfy, models):
