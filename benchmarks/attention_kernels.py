@@ -9,27 +9,20 @@ one run compare; those of two GPUs, or of a GPU that does something else meanwhi
 import argparse
 import json
 import sys
-import types
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from direct.pack import import_pack
 
-pack = types.ModuleType("xdit_comfyui")
-pack.__path__ = [str(Path(__file__).resolve().parent.parent)]
-sys.modules.setdefault("xdit_comfyui", pack)
+import_pack()
 
 from xdit_comfyui.parallel_backend.rank.fastest import seconds_on_gpu  # noqa: E402
-from xdit_comfyui.parallel_backend.rank.kernel_trials import flash3_on  # noqa: E402
+from xdit_comfyui.parallel_backend.rank.kernel_trials import KERNELS, Attention, flash3_on  # noqa: E402
 from xdit_comfyui.parallel_backend.sharding.flash3 import Flash3  # noqa: E402
 
-TORCHS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
 ROUNDS = 3  # the fastest counts
 CHECKED_ROWS = 256  # queries that are held against fp32
-
-Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,21 +51,13 @@ CASES = [
 ]
 
 
-def torchs(backend: SDPBackend) -> Attention:
-    def attention(q, k, v):
-        with sdpa_kernel([backend]):
-            return torch.nn.functional.scaled_dot_product_attention(q, k, v)
-
-    return attention
-
-
 def kernels(device: torch.device) -> dict[str, Attention]:
-    found = {name: torchs(backend) for name, backend in TORCHS.items()}
+    found = {name: KERNELS[name] for name in ("cudnn", "flash")}
     flash3 = flash3_on(device)
     if not isinstance(flash3, Flash3):
         print(f"FlashAttention 3: {flash3}", flush=True)
         return found
-    return {"flash3": lambda q, k, v: flash3(q, k, v)[0], **found}
+    return {"flash3": KERNELS["flash-attn 3"], **found}
 
 
 def measured(case: Case, attention: Attention, device: torch.device) -> dict[str, float]:

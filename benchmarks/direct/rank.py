@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 import torch
 import torch.distributed as dist
+from model_calls import apart
 from step_profile import kernels_of
 
 from direct.comfy_engines import KINDS, ComfyEngine
@@ -75,8 +76,7 @@ def off_one_gpu(output: torch.Tensor, folder: Path, row: dict) -> float | None:
         torch.save(output, kept)
     if not kept.exists():
         return None
-    expected = torch.load(kept)
-    return ((output - expected).norm() / expected.norm()).item()
+    return apart(output, torch.load(kept))
 
 
 def off_exact(engine, row: dict, options: argparse.Namespace) -> list[float] | None:
@@ -89,9 +89,7 @@ def off_exact(engine, row: dict, options: argparse.Namespace) -> list[float] | N
     outputs = [engine.prepare(row["pixels"], row["mode"], seed)().float().cpu() for seed in SEEDS]
     if row["engine"] == "exact":
         torch.save(outputs, kept)
-    return [
-        ((found - exact).norm() / exact.norm()).item() for found, exact in zip(outputs, torch.load(kept), strict=True)
-    ]
+    return [apart(found, exact) for found, exact in zip(outputs, torch.load(kept), strict=True)]
 
 
 def main() -> None:

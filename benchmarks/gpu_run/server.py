@@ -88,9 +88,8 @@ class Server:
         events = [event for event in result.of_type("progress") if event.data["node"] == workflow.sampler]
         times = step_times(events, skipped_steps)
         speed = Speed(times, result.seconds, result.node_seconds()[workflow.sampler], workflow.steps)
-        with open(self.instance.log, errors="replace") as log:
-            log.seek(logged)
-            return Measured(self.client.latent(result, workflow.saved).float(), speed, log.read().splitlines())
+        latent = self.client.latent(result, workflow.saved).float()
+        return Measured(latent, speed, self.instance.log_since(logged).splitlines())
 
 
 def step_times(events: list[Event], skipped_steps: int) -> list[float]:

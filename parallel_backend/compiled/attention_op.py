@@ -114,6 +114,6 @@ def _shape_of_announcement(k, v):
 
 
 _LIBRARY.impl("attention", _attention, "CompositeExplicitAutograd")
+_LIBRARY.impl("attention", _shape, "Meta")
 _LIBRARY.impl("announce_keys", _announce_keys, "CompositeExplicitAutograd")
 _LIBRARY.impl("announce_keys", _shape_of_announcement, "Meta")
-_LIBRARY.impl("attention", _shape, "Meta")

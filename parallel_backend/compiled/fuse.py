@@ -4,6 +4,9 @@ gelu(linear(x))             → linear_gelu(x)
 split(linear(x)), one part  → linear for the parts, each with its rows of the weight, so that the one with a gelu
 of it through a gelu          can be a linear_gelu (a transformer block with attention and MLP side by side)
 linear(cat(a, b))           → linear_of_two(a, b)
+
+Keys and values are announced as soon as they are there, and a linear_gelu that does not wait for attention comes before
+it: ranks that can, exchange them meanwhile.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ def fuse(graph: Graph) -> None:
         if node.target is torch.split:
             _divide_linear(node)
     for node in list(graph.nodes):
-        if node.target is GELU and node.kwargs.get("approximate") == "tanh":
+        if _is_gelu(node):
             _take_in_gelu(node)
         elif node.target is LINEAR:
             _take_in_cat(node)
@@ -165,8 +168,11 @@ def _only_user(node: object, target: Callable) -> bool:
 
 
 def _through_gelu(node: Node) -> bool:
-    users = list(node.users)
-    return len(users) == 1 and users[0].target is GELU and users[0].kwargs.get("approximate") == "tanh"
+    return len(node.users) == 1 and _is_gelu(next(iter(node.users)))
+
+
+def _is_gelu(node: Node) -> bool:
+    return node.target is GELU and node.kwargs.get("approximate") == "tanh"
 
 
 def _along_last(call: Node, tensor: Node) -> bool:

@@ -38,7 +38,7 @@ def ring_attention(
 
     q [B, H, Lq, D]; k, v [B, h, chunks.local[ring_rank], D] (h divides H); mask [.., .., Lq or 1, all keys or 1] for
     these queries, keys in ring order. `kernel(q, k, v, mask, scale)` is `attention_with_lse` or one that keeps its
-    promises, those about fully masked rows included. `announced`: what `announce` gave for k and v.
+    promises, those about fully masked rows included. `announced`: what `usp.announce_keys` gave for k and v.
     Returns [B, Lq, H*D].
     """
     if announced is not None:
@@ -65,15 +65,6 @@ def ring_attention(
     if out is None:
         return q.new_zeros(q.shape[0], q.shape[2], q.shape[1] * v.shape[3])
     return out.to(q.dtype).transpose(1, 2).flatten(2)
-
-
-def announce(k: torch.Tensor, v: torch.Tensor, *, chunks: TokenSplit, groups: SequenceGroups) -> Announced | None:
-    """Start to bring the keys and values [B, h, chunks.local[ring_rank], D] of all ring ranks together, beside what is
-    launched from now on; None where that cannot be. `ring_attention` with these k and v has to be the next exchange.
-    """
-    if groups.direct is None or not groups.direct.fits_together(k, chunks.local):
-        return None
-    return groups.direct.bring_together(k, v, chunks.local)
 
 
 def _direct(

@@ -6,7 +6,7 @@ import torch
 
 from .collectives import SequenceGroups, TokenSplit, offsets
 from .lse_attention import attention_with_lse
-from .ring import Announced, KernelWithLse, announce, ring_attention
+from .ring import Announced, KernelWithLse, ring_attention
 from .ulysses import HeadSplit, heads_to_tokens, split_heads, tokens_to_heads
 from .xfuser_adapter import XfuserUSP
 
@@ -77,9 +77,10 @@ def announce_keys(
     """Begin the exchange of keys and values [B, h, l_kv, D] that the next `sequence_parallel_attention` is called with,
     where that can go on beside other work: in a ring alone, whose ranks reach each other's memory. Else None.
     """
-    if groups.ulysses_size > 1 or groups.ring_size == 1:
+    alone = groups.direct is not None and groups.ulysses_size == 1
+    if not alone or not groups.direct.fits_together(k, split_kv.local):
         return None
-    return announce(k, v, chunks=split_kv, groups=groups)
+    return groups.direct.bring_together(k, v, split_kv.local)
 
 
 def _to_heads(q, k, v, heads: HeadSplit, tokens_q, tokens_kv, groups: SequenceGroups):
