@@ -1,8 +1,8 @@
 """One diffusion model as a pipeline of stages, for the time of one request.
 
 Each rank owns several chunks of blocks, which lie one round of all ranks apart: with M patches, N ranks and v chunks
-each, a call takes (v·M + N − 1) / (v·M) of what it would without waiting (interleaved stages, arXiv 2104.04473), so few
-and large patches are enough.
+each, a call takes (v·M + N − 1) / (v·M) of what it would without waiting (interleaved stages, arXiv 2104.04473), and
+less where the first and last chunks are short (cuts.py), so few and large patches are enough.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Schedule:
         """The number of patches for streams of these lengths, the image last, on `stages` of `ranks` each, which own
         `chunks` of blocks.
 
-        With M patches a rank waits (stages - 1) / (chunks * M) of the time that it computes.
+        With M patches a rank waits (stages - 1) / (chunks * M) of the time that it computes, at most.
         """
         enough = math.ceil((stages - 1) / (chunks * SHORT_WAIT))
         wanted = self.patches or max(stages, min(enough, MOST_PATCHES, max(streams) // PATCH_TOKENS))
