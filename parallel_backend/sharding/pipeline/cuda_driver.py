@@ -1,0 +1,19 @@
+"""Calls of the CUDA driver API. One that fails leaves no error behind that torch would find after its next kernel, as
+one of the runtime API does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+LIBRARY = "libcuda.so.1"
+
+
+def driver_call(name: str, *arguments: object) -> None:
+    """In torch's context. `arguments` are ctypes. Raises RuntimeError when it fails, or the driver has no such call."""
+    try:
+        function = getattr(ctypes.CDLL(LIBRARY), name)
+    except (OSError, AttributeError) as error:
+        raise RuntimeError(f"the CUDA driver has no {name}: {error}") from error
+    if (code := function(*arguments)) != 0:
+        raise RuntimeError(f"{name} returned CUresult {code}")
