@@ -19,7 +19,9 @@ ROUNDS = 3
 
 
 class MailboxSide:
-    """Answers ("hand over", calls of patches, failing step, ...), ("grow", sizes) and ("too large",)."""
+    """Answers ("hand over", calls of patches, failing step, ...), ("grow", sizes), ("too large",) and
+    ("ended early",).
+    """
 
     @staticmethod
     def prepare() -> None:
@@ -31,7 +33,12 @@ class MailboxSide:
         size = dist.get_world_size()
         self._pipe = new_pipe(size, 1, size, torch.device("cpu"))
         self._before, self._after = (self._pipe.before, self._pipe.after)
-        verbs = {"hand over": self._hand_over, "grow": self._grow, "too large": self._too_large}
+        verbs = {
+            "hand over": self._hand_over,
+            "grow": self._grow,
+            "too large": self._too_large,
+            "ended early": self._ended_early,
+        }
         return verbs[verb](*arguments)
 
     def _hand_over(self, calls: list[int], failing: str = "", smaller: bool = False):
@@ -77,6 +84,13 @@ class MailboxSide:
             except ShardingError as error:
                 messages.append(str(error))
         return messages, self._counted()
+
+    def _ended_early(self) -> bool:
+        """Whether values are right after a model call that no rank came further in than to be ready for some."""
+        self._exact(12)
+        self._pipe.mailboxes.agree(36, 3, print)
+        self._before.post(PLACE, [(1, 5, WIDTH)] * len(TYPES), (0, 2))
+        return self._in_patches(2, 12)
 
     def _exact(self, tokens: int) -> bool:
         values = of(dist.get_rank(), tokens, "exact")

@@ -66,6 +66,10 @@ def test_what_does_not_fit_is_refused_at_both_ends(rank_sets):
         assert not any(count for name, count in counted.items() if name.endswith("mailbox"))
 
 
+def test_what_an_ended_call_was_ready_for_is_forgotten(rank_sets):
+    assert rank_sets[2].run(("ended early",)) == [True, True]
+
+
 @pytest.mark.parametrize("streams", [(7,), (64,), (33, 54), (512, 4096), (1, 2, 200), (0, 77, 65)])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_a_patch_always_fits(streams, ranks):

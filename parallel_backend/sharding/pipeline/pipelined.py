@@ -291,7 +291,7 @@ class PipelinedModel:
 
     def _post_ahead(self) -> None:
         """Be ready a block before the next run begins, and for what comes from the round before as many runs before it
-        as the rank that sends it is ahead. Sooner, what waits would take multiprocessors from what computes.
+        as the rank that sends it is ahead. Sooner, it would take memory, and without mailboxes multiprocessors.
         """
         if not self.in_patches:
             self._to_post = self._run + 1
