@@ -19,8 +19,8 @@ ROUNDS = 3
 
 
 class MailboxSide:
-    """Answers ("hand over", calls of patches, failing step, ...), ("grow", sizes), ("too large",) and
-    ("ended early",).
+    """Answers ("hand over", calls of patches, failing step, ...), ("grow", sizes), ("too large",),
+    ("ended early",) and ("ahead",).
     """
 
     @staticmethod
@@ -38,6 +38,7 @@ class MailboxSide:
             "grow": self._grow,
             "too large": self._too_large,
             "ended early": self._ended_early,
+            "ahead": self._ahead,
         }
         return verbs[verb](*arguments)
 
@@ -91,6 +92,21 @@ class MailboxSide:
         self._pipe.mailboxes.agree(36, 3, print)
         self._before.post(PLACE, [(1, 5, WIDTH)] * len(TYPES), (0, 2))
         return self._in_patches(2, 12)
+
+    def _ahead(self) -> bool:
+        """Whether values are right where rank 0 sends as fast as it can and the others only take, slowly."""
+        self._exact(12)
+        self._pipe.mailboxes.agree(36, 3, print)
+        right = True
+        for turn in range(ROUNDS):
+            for patch in range(2):
+                if dist.get_rank() == 0:
+                    self._after.send(of(0, 6, turn, patch), (patch, 2))
+                elif dist.get_rank() == 1:
+                    time.sleep(0.02)
+                    self._before.post(PLACE, [tuple(value.shape) for value in of(0, 6, turn, patch)], (patch, 2))
+                    right = self._arrived(6, turn, patch) and right
+        return self._finish() and right
 
     def _exact(self, tokens: int) -> bool:
         values = of(dist.get_rank(), tokens, "exact")

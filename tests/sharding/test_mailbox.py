@@ -36,6 +36,10 @@ def test_what_is_sent_comes(rank_sets, ranks):
     assert [count for name, count in links.items() if name.endswith("mailbox")] == [ROUNDS * (3 + 2 + 4)] * ranks
 
 
+def test_a_slot_is_not_written_before_it_was_read(rank_sets):
+    assert rank_sets[2].run(("ahead",)) == [True, True]
+
+
 @pytest.mark.parametrize("smaller", [False, True])
 @pytest.mark.parametrize(
     ("step", "why"),
