@@ -1,5 +1,6 @@
 """Mailboxes between real processes: what is sent comes, whatever way the stages have agreed on."""
 
+import ctypes
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from support.rank_set import RankSets
 from xdit_comfyui.parallel_backend.config import MAX_PATCHES
 from xdit_comfyui.parallel_backend.sharding.layout import Layout
+from xdit_comfyui.parallel_backend.sharding.pipeline import cuda_driver
 from xdit_comfyui.parallel_backend.sharding.pipeline.mailbox import ALIGNMENT, VALUES, data_bytes
 from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel
 from xdit_comfyui.parallel_backend.sharding.pipeline.stream_values import PolledValues
@@ -97,6 +99,16 @@ def test_a_wait_for_a_rank_that_does_not_hand_over_ends():
     values.write(2, 1)
     values.wait(2, 1)
     assert flags.nonzero().tolist() == [[32]]
+
+
+def test_a_call_of_the_driver_that_fails_is_named(monkeypatch):
+    """libc stands for the driver."""
+    monkeypatch.setattr(cuda_driver, "LIBRARY", "libc.so.6")
+    cuda_driver.driver_call("abs", ctypes.c_int(0))
+    with pytest.raises(RuntimeError, match="abs returned CUresult 801"):
+        cuda_driver.driver_call("abs", ctypes.c_int(-801))
+    with pytest.raises(RuntimeError, match="the CUDA driver has no cuStreamOfAnotherDriver"):
+        cuda_driver.driver_call("cuStreamOfAnotherDriver")
 
 
 def test_a_graph_is_kept_for_the_memory_that_it_knows():
