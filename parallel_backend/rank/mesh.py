@@ -11,7 +11,7 @@ from ..config import Degrees
 from ..sharding.collectives import SequenceGroups, new_sequence_groups
 from ..sharding.direct_ring import DirectRing
 from ..sharding.peers import Peers, new_peers
-from ..sharding.pipeline.handover import Pipe, new_pipe
+from ..sharding.pipeline.pipe import Pipe, new_pipe
 from ..sharding.symmetric import SymmetricExchange
 from ..sharding.symmetric_buffers import reach_each_other
 

@@ -106,6 +106,13 @@ def _subgroup(part: tuple[int, ...], whole: tuple[int, ...], sequence: dist.Proc
     return sequence if part == whole else dist.new_group(part)
 
 
+def gather_numbers(numbers: Sequence[int], size: int, group: dist.ProcessGroup) -> list[tuple[int, ...]]:
+    """Every rank's `numbers`, in rank order; as tensors, because objects would be pickled (SECURITY.md)."""
+    found = [torch.empty(len(numbers), dtype=torch.int64) for _ in range(size)]
+    dist.all_gather(found, torch.tensor(numbers, dtype=torch.int64), group=group)
+    return [tuple(one.tolist()) for one in found]
+
+
 def exchange(
     send: torch.Tensor, send_sizes: Sequence[int], recv_sizes: Sequence[int], group: dist.ProcessGroup
 ) -> torch.Tensor:

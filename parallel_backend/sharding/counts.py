@@ -1,7 +1,7 @@
 """How many collectives this rank has begun, per process group: ranks are in step when these agree.
 
-torch counts those of its process groups as they are called. It knows nothing of exchanges through symmetric memory; and
-of a CUDA graph it counts the capture, in which nothing is begun yet, but no replay.
+torch counts those of its process groups as they are called. It knows nothing of exchanges through symmetric memory and
+of what goes through a mailbox; and of a CUDA graph it counts the capture, in which nothing is begun yet, but no replay.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ def begun() -> dict[str, int]:
     return counts
 
 
-def symmetric(group: dist.ProcessGroup) -> str:
-    """The name under which exchanges of `group` through symmetric memory are counted from now on; `count` each."""
-    name = f"{group.group_name} symmetric"
+def beside(group: dist.ProcessGroup, kind: str) -> str:
+    """The name under which what ranks of `group` exchange by another way, `kind`, is counted from now on; `count` each
+    on all ranks that take part.
+    """
+    name = f"{group.group_name} {kind}"
     _beside[name] += 0
     return name
 

@@ -14,6 +14,7 @@ import torch.distributed._symmetric_memory as symmetric_memory
 
 from .. import peer_memory
 from . import counts
+from .collectives import gather_numbers
 
 LARGEST = 512 * 2**20  # bytes of a buffer: beyond, a collective is as fast and needs no memory of its own
 BARRIER_CHANNEL = 0
@@ -27,7 +28,7 @@ class SymmetricBuffers:
         self.rank = rank
         self.size = size
         self._group = group
-        self._counted = counts.symmetric(group)
+        self._counted = counts.beside(group, "symmetric")
         self._device = device
         self._count = count
         self._turn = 0
@@ -84,17 +85,11 @@ def _new_buffer(size: int, device: torch.device, group: dist.ProcessGroup) -> tu
 
 def reach_each_other(group: dist.ProcessGroup, size: int, device: torch.device) -> bool:
     """Whether all ranks of the group can have such memory; the same answer on each, by a collective call."""
-    devices = _gathered(device.index if peer_memory.wanted() else NOT_WANTED, size, group)
+    own = device.index if peer_memory.wanted() else NOT_WANTED
+    devices = [index for (index,) in gather_numbers((own,), size, group)]
     possible = NOT_WANTED not in devices and len(set(devices)) == size and peer_memory.reachable(devices)
     works = possible and _works(group, device)
-    return all(_gathered(int(works), size, group))
-
-
-def _gathered(value: int, size: int, group: dist.ProcessGroup) -> list[int]:
-    """Every rank's `value`, in rank order; as tensors, because objects would be pickled (SECURITY.md)."""
-    found = [torch.empty(1, dtype=torch.int64) for _ in range(size)]
-    dist.all_gather(found, torch.tensor([value]), group=group)
-    return [int(one) for one in found]
+    return all(one for (one,) in gather_numbers((works,), size, group))
 
 
 def _works(group: dist.ProcessGroup, device: torch.device) -> bool:

@@ -178,7 +178,7 @@ def test_options_that_are_empty_do_not_hinder(model, graphed):
 @pytest.mark.parametrize("captures", [True, False], ids=["captured", "capture fails"])
 def test_each_call_counts_its_collectives_once(model, monkeypatch, captures):
     """Warm, captured and replayed, or called because the capture failed half way: ranks in step count alike."""
-    name = counts.symmetric(SimpleNamespace(group_name="test"))
+    name = counts.beside(SimpleNamespace(group_name="test"), "symmetric")
     capturing = False
 
     @contextlib.contextmanager

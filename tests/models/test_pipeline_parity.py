@@ -90,6 +90,15 @@ def test_text_is_in_the_first_patch(rank_sets, name, ulysses, patches, compiled)
     assert all(notes == [] for _, _, notes in answers)
 
 
+@pytest.mark.parametrize(("name", "stages"), [("flux: plain", 2), ("sd3.5 medium: batch 2, odd size", 3)])
+def test_the_way_of_hidden_states_changes_nothing(rank_sets, name, stages):
+    """Through host memory, or through the process group where one rank cannot map it: all say so."""
+    answers = rank_sets[stages].run(("through", name, stages, 3))
+    for same, (through_memory, otherwise), (quiet, notes) in answers:
+        assert same and through_memory > 0 and otherwise == 0 and quiet == []
+        assert len(notes) == 1 and "hidden states go through the process group" in notes[0], notes
+
+
 @pytest.mark.parametrize(
     ("name", "stages", "ulysses"),
     [

@@ -23,7 +23,8 @@ TREE = "XDIT_TEST_COMFYUI"
 class ModelSide:
     """Answers ("parity", case name, ulysses, ring, mode, exchange), ("guided", case name, cfg, batch, ulysses),
     ("compiled", case name, ulysses, ring, compiler backend), ("announced", case name, compiler backend),
-    ("pipeline", case name, ...), ("once", case name, ...) and ("modulations", case name, ...) as the methods say.
+    ("pipeline", case name, ...), ("through", case name, ...), ("once", case name, ...) and ("modulations", case name,
+    ...) as the methods say.
     """
 
     @staticmethod
@@ -49,6 +50,7 @@ class ModelSide:
             "once": self._once,
             "modulations": self._modulations,
             "announced": self._announced,
+            "through": self._through,
         }
         return verbs[verb](self._cases[name], *arguments)
 
@@ -147,6 +149,29 @@ class ModelSide:
                 accelerate(model, sharded, backend="aot_eager").start(said.append, (), graphs=False)
             found, notes = self._staged_steps(case, sharded, stages, ulysses, patches, warmup, steps)
         return relative_error(found[-1], reference[-1]), relative_error(found[-1], exact[-1]), said + notes
+
+    def _through(self, case, stages: int, patches: int) -> tuple[bool, list[int], list[list[str]]]:
+        """A pipeline whose hidden states go through mailboxes, beside one of which a rank cannot map them: whether all
+        of three model calls give the very same, the hand-overs through mailboxes that this rank begins in the one and
+        in the other, and their notes.
+        """
+        from sharding.mailbox_side import failing_step
+        from xdit_comfyui.parallel_backend.sharding import counts
+        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.plans import plan_for
+
+        outputs, begun, said = [], [], []
+        for failing in ("", "mapping" if dist.get_rank() == 1 else ""):
+            self._meshes = None
+            model = case.model()
+            before = _mailboxes(counts.begun())
+            with failing_step(failing):
+                found, notes = self._staged_steps(case, ShardedModel(model, plan_for(model)), stages, 1, patches, 1, 3)
+            outputs.append(found)
+            begun.append(_mailboxes(counts.begun()) - before)
+            said.append(notes)
+        self._meshes = None
+        return all(map(torch.equal, *outputs)), begun, said
 
     def _once(
         self, case, stages: int, patches: int, compiled: bool
@@ -275,6 +300,10 @@ def run(model: torch.nn.Module, case) -> torch.Tensor:
     if isinstance(output, tuple | list):
         output = torch.cat([part.flatten() for part in output])
     return output
+
+
+def _mailboxes(begun: dict[str, int]) -> int:
+    return sum(count for name, count in begun.items() if name.endswith(" mailbox"))
 
 
 def without_modulations(plan):

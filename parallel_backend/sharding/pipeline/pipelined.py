@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
@@ -23,10 +24,10 @@ from ..layout import Segments
 from ..modules import argument_names, bind, module_at, replaced
 from ..patches import Mode, replaced_blocks
 from .caches import Caches, conditions_of
-from .handover import Pipe
 from .keys_values import ConditionCache
 from .no_tokens import shapes_without_tokens, spare_linears
 from .once import Once, callables_at
+from .pipe import Pipe
 from .schedule import Schedule
 from .stages import StagedBlock, own_chunks, staged_blocks
 
@@ -110,7 +111,7 @@ class PipelinedModel:
         call = self._sharded.call
         if call is None or not self.in_patches:
             return None
-        return (self._patches, call.cache.memory.number)
+        return (self._patches, call.cache.memory.number, self._pipe.mailboxes.generation)
 
     def begin(self, call: Call | None, options: dict[str, Any], inputs: tuple) -> None:
         """A model call begins: in how many patches, and with which cache. `call` is None for one that is not divided.
@@ -149,13 +150,17 @@ class PipelinedModel:
     def _in_runs(self, original: Callable) -> Callable:
         def forward(*args, **kwargs):
             call = self._sharded.call
+            ways = self._pipe.before, self._pipe.after
+            for way in ways:
+                way.begin()
             with self._once.model_call() if self.in_patches else contextlib.nullcontext():
                 output = self._each_run(call, lambda: original(*args, **kwargs))
-            for way in (self._pipe.before, self._pipe.after):
+            for way in ways:
                 way.finish()
             if call is not None and call.cache is not None and not call.cache.streams:
-                self._agree_on_room(call.cache)
-                call.cache.streams = tuple(length for _, length in call.layout.lengths)
+                streams = tuple(length for _, length in call.layout.lengths)
+                self._agree_on_room(call.cache, streams)
+                call.cache.streams = streams
             return output
 
         return forward
@@ -174,8 +179,10 @@ class PipelinedModel:
                 output = run_forward()
         return output
 
-    def _agree_on_room(self, cache: ConditionCache) -> None:
-        """After the first model call of some conditions. Raises ShardingError on all stages where one is short."""
+    def _agree_on_room(self, cache: ConditionCache, streams: tuple[int, ...]) -> None:
+        """After the first model call of some conditions, whose streams have these lengths. Raises ShardingError on all
+        stages where one is short.
+        """
         lacking = torch.tensor([cache.needed if cache.lacking else 0], dtype=torch.int64)
         dist.all_reduce(lacking, op=dist.ReduceOp.MAX, group=self._pipe.stages.group)
         if lacking.item():
@@ -183,6 +190,8 @@ class PipelinedModel:
                 f"PipeFusion keeps keys and values of the whole sequence, {lacking.item() / GIB:.2f} GiB for each set"
                 " of conditions on each device, and that is not free; use ulysses, a smaller image, or more devices"
             )
+        tokens = sum(math.ceil(length / self._sharded.session.sp.size) for length in streams)
+        self._pipe.mailboxes.agree(tokens, len(streams), self._note)
 
     def _run_once(self, who: Hashable) -> Callable[[Callable], Callable]:
         """What comes before the stages is the same in every run."""
@@ -257,7 +266,8 @@ class PipelinedModel:
         may write into its hidden states.
         """
         goes_on = self._last_run
-        self._pipe.after.send([value.clone() if goes_on else value for value in output], announce=not self.in_patches)
+        patch = self.patch if self.in_patches else None
+        self._pipe.after.send([value.clone() if goes_on else value for value in output], patch)
         if not goes_on:
             raise RunDone
 
@@ -276,12 +286,12 @@ class PipelinedModel:
         chunk, patch = self._runs[self._to_post]
         if self.in_patches:
             self._sharded.call.cache.arriving[self._patches, patch, chunk.start] = shapes
-        self._pipe.before.post(chunk.start - 1, shapes)
+        self._pipe.before.post(chunk.start - 1, shapes, (patch, self._patches) if self.in_patches else None)
         self._to_post += 1
 
     def _post_ahead(self) -> None:
         """Be ready a block before the next run begins, and for what comes from the round before as many runs before it
-        as the rank that sends it is ahead. Sooner, what waits would take multiprocessors from what computes.
+        as the rank that sends it is ahead. Sooner, it would take memory, and without mailboxes multiprocessors.
         """
         if not self.in_patches:
             self._to_post = self._run + 1
