@@ -7,8 +7,9 @@ Random bf16 weights, the attention kernel that `auto` takes. Prints for each cas
 ratios over one GPU, the relative difference from one GPU's output (a repeated call on the same latent finds keys and
 values as they would be fresh, so it should be as small as another way of computing makes it), and GiB of weights and in
 all at most.
---profile adds where the time of a call goes on each rank, for one GPU and for each way: attention, GEMM, transfers with
-their waiting, copies, element-wise kernels, idle. Several --patches of one size in one run cost seconds each:
+--profile adds where the time of a call goes on each rank, for one GPU and for each way: attention, GEMM, NCCL with its
+waiting, copies (hand-overs through host memory are copies), element-wise kernels, idle. Several --patches of one size
+in one run cost seconds each:
 
     NCCL_P2P_DISABLE=1 python benchmarks/pipefusion.py ... --compiled --cases 2048 --patches 3 4 5 6 8 --without-ulysses
 """
@@ -74,16 +75,15 @@ class Engine:
         finally:
             self._sharded.session = None
 
-    def pipefusion(self, call, patches: int, rounds: int, carveout: int):
-        """In chunks of blocks for `rounds` rounds; GEMMs leave `carveout` multiprocessors to others."""
+    def pipefusion(self, call, patches: int, rounds: int):
+        """In chunks of blocks for `rounds` rounds."""
         from xdit_comfyui.parallel_backend.sharding.pipeline import stages
         from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel
         from xdit_comfyui.parallel_backend.sharding.pipeline.schedule import Schedule
         from xdit_comfyui.parallel_backend.sharding.session import Session
 
-        self.accelerate("pipefusion", patches, rounds, carveout)
+        self.accelerate("pipefusion", patches, rounds)
         stages.MOST_ROUNDS = rounds
-        torch._C._set_sm_carveout_experimental(carveout or None)
         mesh = self.mesh(pipefusion=self._size)
         session = self._sharded.session = Session(mesh.sp)
         stage = PipelinedModel(self._sharded, mesh.pipe, Schedule(patches, 0), session.note)
@@ -93,7 +93,6 @@ class Engine:
         finally:
             stage.stop()
             self._sharded.session = None
-            torch._C._set_sm_carveout_experimental(None)
 
     def _measured(self, call):
         for _ in range(WARM_CALLS if self._accelerated is not None else 2):
@@ -134,8 +133,8 @@ def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None
             one_ms, one, profiles = engine.one(call)
             show_profiles(rank, name, "one GPU", profiles)
             ways = {} if options.without_ulysses else {"ulysses": lambda: engine.ulysses(call)}  # noqa: B023
-            for setting in itertools.product(options.patches, options.rounds, options.carveout):
-                label = ", ".join(map("{} {}".format, setting, ("patches", "rounds", "multiprocessors left")))
+            for setting in itertools.product(options.patches, options.rounds):
+                label = ", ".join(map("{} {}".format, setting, ("patches", "rounds")))
                 ways[f"pipefusion, {label}"] = lambda setting=setting: engine.pipefusion(call, *setting)  # noqa: B023
             for way, measure in ways.items():
                 torch.cuda.reset_peak_memory_stats()
@@ -171,7 +170,6 @@ def main() -> int:
     parser.add_argument("--cases", nargs="*", default=["flux"], help="words of the names of the cases to run")
     parser.add_argument("--patches", nargs="*", type=int, default=[4, 6, 8, 12])
     parser.add_argument("--rounds", nargs="*", type=int, default=[4], help="chunks of blocks that a rank owns at most")
-    parser.add_argument("--carveout", nargs="*", type=int, default=[0], help="multiprocessors that GEMMs leave free")
     parser.add_argument("--without-ulysses", action="store_true")
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--profile", action="store_true")

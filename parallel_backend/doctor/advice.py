@@ -1,7 +1,7 @@
 """Which ways of dividing the work make sense on this machine, and why, in words.
 
-The figures for slow links: FLUX.1-dev, bf16, cuDNN attention, two H200 whose GPUs reach each other directly or, with
-NCCL_P2P_DISABLE=1, through host memory at 23 GB/s.
+The figures for slow links: FLUX.1-dev, bf16, with NCCL_P2P_DISABLE=1, so through host memory at 23 GB/s; ulysses on two
+H200, PipeFusion on two H100.
 """
 
 from __future__ import annotations
@@ -62,4 +62,5 @@ def _sequence(devices: DeviceSet, report: Report, links: Links | None) -> list[A
 def _pipefusion(fast: bool) -> Advice:
     if fast:
         return Advice("pipefusion", NO, "the picture is approximate; worth it on slow links only, and this one is fast")
-    return Advice("pipefusion", GOOD, "sends 1 % of what ulysses does; the picture is approximate")
+    gain = "two GPUs made a Flux step 1.75 times as fast as one at 1024² and 1.91 times at 2048²"
+    return Advice("pipefusion", GOOD, f"sends 1 % of what ulysses does: {gain}; the picture is approximate")
