@@ -91,6 +91,21 @@ def test_stopped_while_gpus_exchange(faults, degrees):
     faults.assert_right(seed=84, **degrees)
 
 
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_killed_while_a_pipeline_hands_over(faults, compiled):
+    """The other stage's streams wait for a flag in host memory, compiled within a CUDA graph."""
+    error = struck_while_sampling(faults, {"pipefusion": 2, "compile": compiled}, signal.SIGKILL, ERROR_WITHIN_S)
+    assert "rank 1 (cuda:1) was ended by SIGKILL" in error.message and "while sampling" in error.message
+    faults.assert_right(seed=85, ulysses=2, compile="off")
+
+
+def test_stopped_while_a_pipeline_hands_over(faults):
+    degrees = {"pipefusion": 2, "compile": "off"}
+    error = struck_while_sampling(faults, degrees, signal.SIGSTOP, SILENCE + ERROR_WITHIN_S)
+    assert f"rank 1 (cuda:1) has given no sign of life for {SILENCE} s: its process is stopped" in error.message
+    faults.assert_right(seed=86, ulysses=2, compile="off")
+
+
 def test_one_rank_runs_out_of_memory(faults):
     """The next try is in a new group, where it has its memory again."""
     options = {"ulysses": 2, "compile": "off"}
