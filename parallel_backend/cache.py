@@ -3,8 +3,11 @@
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Entry = TypeVar("Entry")
 
 
 def cache_directory() -> Path:
@@ -14,9 +17,25 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "xdit-comfyui"
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_entries(path: Path, version: int, entries: list[Any]) -> None:
     """Write `path` as a whole or not at all. Raises OSError when it cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f"{path.stem}.", delete=False) as file:
-        json.dump(content, file, indent=1)
+        json.dump({"format": version, "measurements": entries}, file, indent=1)
     os.replace(file.name, path)
+
+
+def read_entries(path: Path, version: int, parse: Callable[[Any], Entry]) -> list[Entry]:
+    """What write_entries wrote, each through `parse`; nothing where there is no file, or one of another version.
+
+    Raises ValueError, which names the file, for one that cannot be read or is not what was written.
+    """
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != version:
+            return []
+        return [parse(entry) for entry in content["measurements"]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is ignored, and written anew: {type(error).__name__}: {error}") from error

@@ -297,7 +297,7 @@ def test_a_choice_is_remembered_on_the_same_machine(tmp_path):
     assert Fastest(file, "another GPU", Clock()).known("one shape") is None
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 1, "fastest": [null]}', '{"format": 0}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 2, "measurements": [null]}', '{"format": 0}'])
 def test_a_damaged_file_is_written_anew(tmp_path, caplog, content):
     file = tmp_path / "attention.json"
     file.write_text(content)

@@ -211,8 +211,11 @@ def test_links_of_some_of_the_measured_devices(tmp_path, monkeypatch):
     with monkeypatch.context() as changed:
         changed.setenv("NCCL_P2P_DISABLE", "1")
         assert measured_links(devices) is None
-    (tmp_path / "links.json").write_text("{")
-    assert measured_links(devices) is None
+    for damaged in ("{", "[]", '{"format": 1}', '{"format": 1, "measurements": [{"machine": {}}]}'):
+        (tmp_path / "links.json").write_text(damaged)
+        assert measured_links(devices) is None
+    keep_links(devices, Links(pairs, Link(5e9, 4e-5)))
+    assert measured_links(devices).bandwidth == 5e9
 
 
 def test_what_several_ranks_measured_is_put_together():

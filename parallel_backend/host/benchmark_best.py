@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import logging
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..cache import cache_directory, write_json
+from ..cache import cache_directory, read_entries, write_entries
 from ..config import Degrees, ParallelConfig
 from ..sharding.plan import class_path
 from .choose import Choice, Workload
@@ -72,7 +71,7 @@ def keep_best(key: Key, degrees: Degrees, seconds: float) -> Path:
     day = datetime.now(timezone.utc).date().isoformat()
     known = [*((old, best) for old, best in _measurements() if old != key), (key, Best(degrees, seconds, day))]
     entries = [{"key": old, "best": asdict(best)} for old, best in known[-KEPT:]]
-    write_json(best_file(), {"format": FORMAT, "measurements": entries})
+    write_entries(best_file(), FORMAT, entries)
     return best_file()
 
 
@@ -116,17 +115,9 @@ def _measurements() -> list[tuple[Key, Best]]:
 def _read(path: Path, mtime_ns: int, size: int) -> list[tuple[Key, Best]]:
     """Read, and warned about, once for each state of the file."""
     try:
-        content = json.loads(path.read_text())
-        if content["format"] != FORMAT:
-            return []
-        return [(entry["key"], _best(entry["best"])) for entry in content["measurements"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logging.warning(
-            "xDiT: %s is ignored, so auto goes by its rule: %s: %s; XDiT Benchmark writes it anew",
-            path,
-            type(error).__name__,
-            error,
-        )
+        return read_entries(path, FORMAT, lambda entry: (entry["key"], _best(entry["best"])))
+    except ValueError as error:
+        logging.warning("xDiT: %s; until XDiT Benchmark does, auto goes by its rule", error)
         return []
 
 

@@ -7,7 +7,7 @@ NCCL.
 from __future__ import annotations
 
 import functools
-import json
+import logging
 import os
 import platform
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ..cache import cache_directory, write_json
+from ..cache import cache_directory, read_entries, write_entries
 from . import nvidia_smi
 from .devices import DeviceSet
 
@@ -25,6 +25,7 @@ FORMAT = 1
 KEPT = 32  # measurements of other devices, drivers and versions of torch; the oldest go first
 FAST_LINK = 60e9  # bytes per second and direction, all devices exchanging at once
 NOT_OF_LINKS = ("NCCL_DEBUG", "NCCL_VERSION")
+ENTRY = ("machine", "devices", "measured", "pairs", "together")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def keep_links(devices: DeviceSet, links: Links) -> Path:
     }
     others = [old for old in _read() if (old["machine"], old["devices"]) != (entry["machine"], entry["devices"])]
     path = links_file()
-    write_json(path, {"format": FORMAT, "measurements": [*others, entry][-KEPT:]})
+    write_entries(path, FORMAT, [*others, entry][-KEPT:])
     return path
 
 
@@ -100,11 +101,12 @@ def links_file() -> Path:
 
 
 def _read() -> list[dict[str, Any]]:
+    """Oldest first. A damaged file is as good as none."""
     try:
-        content = json.loads(links_file().read_text())
-    except (OSError, ValueError):
-        return []  # never measured, not readable, or damaged: as good as unmeasured, and written anew next time
-    return content["measurements"] if content.get("format") == FORMAT else []
+        return read_entries(links_file(), FORMAT, lambda entry: {name: entry[name] for name in ENTRY})
+    except ValueError as error:
+        logging.info("xDiT: %s", error)
+        return []
 
 
 def device_identities(devices: DeviceSet) -> list[str]:

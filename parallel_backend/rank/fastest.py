@@ -7,7 +7,6 @@ differently: each computes its own rows or heads, and every one of these kernels
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -16,9 +15,9 @@ from typing import Any
 
 import torch
 
-from ..cache import cache_directory, write_json
+from ..cache import cache_directory, read_entries, write_entries
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 1024  # choices; the oldest go first
 TIMED = 4  # calls
 SLEEP = 10_000_000  # cycles: 5 ms and more, in which even a slow CPU launches them
@@ -82,7 +81,7 @@ class Fastest:
         entry = [self._machine, signature, kernel]
         others = [old for old in _entries(self._file) if old[:2] != entry[:2]]
         try:
-            write_json(self._file, {"format": FORMAT, "fastest": [*others, entry][-KEPT:]})
+            write_entries(self._file, FORMAT, [*others, entry][-KEPT:])
         except OSError as error:
             logging.debug("attention kernels are not remembered: %s", error)
 
@@ -94,12 +93,12 @@ def fastest_file() -> Path:
 def _entries(file: Path) -> list[Entry]:
     """Oldest first."""
     try:
-        content = json.loads(file.read_text())
-        if content["format"] != FORMAT:
-            return []
-        return [[str(part) for part in entry] for entry in content["fastest"] if len(entry) == 3]
-    except FileNotFoundError:  # never measured
+        return read_entries(file, FORMAT, _entry)
+    except ValueError as error:
+        logging.warning("%s", error)
         return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logging.warning("%s is ignored, and written anew: %s: %s", file, type(error).__name__, error)
-        return []
+
+
+def _entry(content: Any) -> Entry:
+    machine, signature, kernel = content
+    return [str(machine), str(signature), str(kernel)]
