@@ -15,18 +15,16 @@ from pathlib import Path
 
 import folder_paths
 
-from ..cache import cache_directory
 from ..transport.channel import Channel
 from ..transport.outbox import Outbox
 from .devices import DeviceSet
 from .limits import Limits
+from .rank_environment import rank_environment
 from .rank_log import RankLog
 
 PACK_ROOT = Path(__file__).resolve().parents[2]
 PACK_NAME = __name__.removesuffix(".parallel_backend.host.launch")
 BOOTSTRAP = PACK_ROOT / "parallel_backend" / "rank" / "bootstrap.py"
-LOOPBACK = "lo"
-ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
 
 @dataclass
@@ -129,24 +127,3 @@ def _spawn(boot: dict, descriptors: tuple[int, ...], output: int) -> subprocess.
         env=rank_environment(os.environ, boot["threads"]),
         start_new_session=True,
     )
-
-
-def rank_environment(host: os._Environ | dict[str, str], threads: int) -> dict[str, str]:
-    """The host's environment, without the allocator ComfyUI sets for itself, bound to the loopback interface.
-
-    cudaMallocAsync makes sequence-parallel ranks run out of memory.
-    """
-    environment = dict(host)
-    for name in ALLOCATOR_VARIABLES:
-        kept = [part for part in environment.pop(name, "").split(",") if part and "cudaMallocAsync" not in part]
-        if kept:
-            environment[name] = ",".join(kept)
-    environment["GLOO_SOCKET_IFNAME"] = LOOPBACK
-    environment["NCCL_SOCKET_IFNAME"] = LOOPBACK
-    environment.setdefault("NCCL_RAS_ENABLE", "0")  # a listener on a fixed port that nothing here asks
-    environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_directory() / "inductor"))
-    environment.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")  # of each rank; its default is one for each core
-    environment["TORCH_SYMM_MEM_DISABLE_MULTICAST"] = "1"  # not needed, and a fault of it outlives the process
-    environment["OMP_NUM_THREADS"] = str(threads)
-    environment["PYTHONUNBUFFERED"] = "1"
-    return environment

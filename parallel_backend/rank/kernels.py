@@ -18,6 +18,7 @@ from ..sharding.lse_attention import (
     CUDNN_HEAD_SIZE,
     FLASH_HEAD_SIZE,
     attention_with_lse,
+    cudnn_is_faster,
     cudnn_with_lse,
     flash_with_lse,
 )
@@ -25,7 +26,6 @@ from ..sharding.ring import KernelWithLse
 from .fastest import Fastest, fastest_file
 from .kernel_trials import NOT_FOR_DEVICE, NOT_INSTALLED, flash3_on
 
-HOPPER = (9, 0)
 AUTO, COMFYUI, CUDNN, FLASH, FLASH3 = "auto", "comfyui", "cudnn", "flash", "flash3"
 # Of torch's kernels, best first. "comfyui" is ComfyUI's SDPA_BACKEND_PRIORITY.
 ORDERS = {
@@ -79,7 +79,7 @@ def _torch_kernels(device: torch.device, name: str) -> tuple[str, ...]:
     if device.type != "cuda":
         return ()
     if name in (AUTO, FLASH3):
-        name = CUDNN if torch.cuda.get_device_capability(device) >= HOPPER else COMFYUI
+        name = CUDNN if cudnn_is_faster(device) else COMFYUI
     return ORDERS[name]
 
 

@@ -63,7 +63,7 @@ def _unmasked(q, k, v, scale):
     if q.device.type == "cpu":
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
     if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0:
-        if q.shape[-1] <= CUDNN_HEAD_SIZE and _cudnn_is_faster(q.device):
+        if q.shape[-1] <= CUDNN_HEAD_SIZE and cudnn_is_faster(q.device):
             return cudnn_with_lse(q, k, v, scale)
         if q.shape[-1] <= FLASH_HEAD_SIZE and torch.cuda.get_device_capability(q.device) >= (8, 0):
             return flash_with_lse(q, k, v, scale)
@@ -89,7 +89,7 @@ def _as_bias(mask: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     return mask.to(q.dtype)
 
 
-def _cudnn_is_faster(device: torch.device) -> bool:
+def cudnn_is_faster(device: torch.device) -> bool:
     """cuDNN's attention beats FlashAttention 2 from Hopper on."""
     return (
         torch.version.cuda is not None
