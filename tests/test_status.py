@@ -61,7 +61,8 @@ def latent_of(client, name, **options):
 
 
 def test_before_there_is_a_group(comfy, status):
-    post(comfy, "/xdit/restart")  # the server is shared: there may be one
+    # The server is shared: there may be one, and it may still be letting go of weights.
+    wait_until(lambda: post(comfy, "/xdit/restart")[0] == 200)
     found = status()
     assert found["state"] == "none" and found["ranks"] == [] and found["devices"] is None
     assert post(comfy, "/xdit/unload") == (200, "No ranks are running.")
