@@ -6,7 +6,8 @@ Takes results of models_gpus.py (with the arithmetic limits that it counted, or 
 of xdit_flux.py. A curve is how many times faster than stock ComfyUI on one GPU in the same run: the fastest engine of
 its kind on so many GPUs, by the median of its steps. The dashed line is the arithmetic limit: all operations of a step
 at the rate that the limits' file names, divided by the number of GPUs. A case that is in several files is drawn from
-the first; one on a single number of GPUs is left out. Needs Pillow.
+the first; one on a single number of GPUs is left out. A file may hold several such results as its "runs". Needs
+Pillow.
 """
 
 from __future__ import annotations
@@ -213,12 +214,17 @@ def _about(contents: list[dict]) -> str:
     return f"{', '.join(sorted(gpus))}; random weights; medians of steps; each panel is of one run"
 
 
+def runs_of(content: dict) -> list[dict]:
+    """Of a file as a benchmark writes it, or of one that holds several of them as its "runs"."""
+    return content.get("runs", [content])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("results", type=Path, nargs="+")
     options = parser.parse_args()
-    contents = [json.loads(path.read_text()) for path in options.results]
+    contents = [run for path in options.results for run in runs_of(json.loads(path.read_text()))]
     if not panels(contents):
         print("No case of these results has a time of stock ComfyUI to compare with.", file=sys.stderr)
         return 1

@@ -135,6 +135,8 @@ def test_scaling_is_drawn_of_the_fastest_engine_of_each_kind(tmp_path):
     (panel,) = scaling.panels(contents)
     assert (panel.stock, panel.limit, panel.curves) == (200.0, 80.0, {"pack": {1: 160.0, 2: 100.0}})
     assert panel.most == 5.0
+    assert scaling.panels(scaling.runs_of({"runs": contents})) == [panel]
+    assert scaling.runs_of(contents[0]) == contents[:1]
     image = scaling.picture(contents)
     colours = {colour for _, colour in image.getcolors(1 << 20)}
     assert image.width > 600 and (0x1A, 0x5F, 0x99) in colours
