@@ -40,13 +40,18 @@ class Peers:
             result = part()
         except Exception as raised:
             error = raised
-        failed = torch.tensor([error is not None], dtype=torch.int32)
-        dist.all_reduce(failed, op=dist.ReduceOp.MAX, group=self.group)
+        failed = self.largest(int(error is not None))
         if error is not None:
             raise error
-        if failed.item():
+        if failed:
             raise PeerFailed
         return result
+
+    def largest(self, number: int) -> int:
+        """Of the numbers of all peers."""
+        numbers = torch.tensor([number], dtype=torch.int64)
+        dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self.group)
+        return int(numbers.item())
 
 
 def new_peers(degree: int, stride: int, total: int) -> Peers | None:

@@ -24,16 +24,16 @@ def best_cuts(work: tuple[float, ...], stages: int, rounds: int) -> tuple[int, .
     From cuts at several lengths of the ends on, neighbouring cuts move by a block together as long as that is better.
     """
     sums = [0.0, *accumulate(work)]
+    late = HAND_OVER * sums[-1] / len(work)
 
     def cost(cuts: tuple[int, ...]) -> tuple[float, float]:
         chunks = [sums[last] - sums[first] for first, last in pairwise(cuts)]
-        late = HAND_OVER * sums[-1] / len(work)
         return sum(call_time(chunks, stages, patches, late) for patches in (stages + 1, 2 * stages)), max(chunks)
 
     found = []
     for ends in SHORT_ENDS:
         cuts = _cuts(len(work), stages, rounds, ends)
-        while (best := min(_moved(cuts), key=cost, default=cuts)) != cuts and cost(best) < cost(cuts):
+        while cost(best := min(_moved(cuts), key=cost, default=cuts)) < cost(cuts):
             cuts = best
         found.append(cuts)
     return min(found, key=cost)
@@ -56,7 +56,8 @@ def call_time(chunks: Sequence[float], stages: int, patches: int, late: float = 
 def _cuts(blocks: int, stages: int, rounds: int, ends: float) -> tuple[int, ...]:
     parts, short = stages * rounds, stages - 1
     shares = [ends if min(part, parts - 1 - part) < short else 1.0 for part in range(parts)]
-    cuts = [round(blocks * share / sum(shares)) for share in accumulate(shares, initial=0.0)]
+    *_, whole = sums = list(accumulate(shares, initial=0.0))
+    cuts = [round(blocks * share / whole) for share in sums]
     for part in range(1, parts):
         cuts[part] = max(cuts[part], cuts[part - 1] + 1)
     for part in range(parts - 1, 0, -1):

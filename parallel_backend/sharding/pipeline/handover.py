@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -60,8 +61,7 @@ class Handover:
             types = torch.tensor([DTYPES.index(value.dtype) for value in values], device=self._device)
             values = [types, *values]
         if patch is not None and self.mailbox is not None:
-            put = self.mailbox.put
-            waits = [self.sending.begin(lambda: put(values, patch))]
+            waits = [self.sending.begin(functools.partial(self.mailbox.put, values, patch))]
         else:
             waits = [dist.isend(value, self.peer, group=self.group) for value in values if value.numel()]
         self._sent.append(Transfer(values, waits))
@@ -102,8 +102,7 @@ class Handover:
             for shape, dtype in zip(shapes, self._dtypes[place], strict=True)
         ]
         if patch is not None and self.mailbox is not None:
-            get = self.mailbox.get
-            waits = [self.receiving.begin(lambda: get(buffers, patch))]
+            waits = [self.receiving.begin(functools.partial(self.mailbox.get, buffers, patch))]
         else:
             waits = [dist.irecv(buffer, self.peer, group=self.group) for buffer in buffers if buffer.numel()]
         self._posted.append(Transfer(buffers, waits))

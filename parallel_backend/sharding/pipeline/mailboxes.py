@@ -93,9 +93,7 @@ class Mailboxes:
         if not problem:
             theirs = offers[self._stages.index - 1]
             problem = self._replace(self._before, theirs, self._before.receiving, RECEIVER_SLOT)
-        problems = torch.tensor([problem])
-        dist.all_reduce(problems, op=dist.ReduceOp.MAX, group=self._stages.group)
-        return int(problems.item())
+        return self._stages.largest(problem)
 
     def _replace(self, way: Handover, offer: tuple[int, ...], lane: Lane, slot: int) -> int:
         """A mailbox in the memory file that is offered, if one is; what kept it from being made."""

@@ -183,11 +183,9 @@ class PipelinedModel:
         """After the first model call of some conditions, whose streams have these lengths. Raises ShardingError on all
         stages where one is short.
         """
-        lacking = torch.tensor([cache.needed if cache.lacking else 0], dtype=torch.int64)
-        dist.all_reduce(lacking, op=dist.ReduceOp.MAX, group=self._pipe.stages.group)
-        if lacking.item():
+        if lacking := self._pipe.stages.largest(cache.needed if cache.lacking else 0):
             raise ShardingError(
-                f"PipeFusion keeps keys and values of the whole sequence, {lacking.item() / GIB:.2f} GiB for each set"
+                f"PipeFusion keeps keys and values of the whole sequence, {lacking / GIB:.2f} GiB for each set"
                 " of conditions on each device, and that is not free; use ulysses, a smaller image, or more devices"
             )
         tokens = sum(math.ceil(length / self._sharded.session.sp.size) for length in streams)
