@@ -16,6 +16,8 @@ import blake3
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..memory_file import new_memory_file
+
 ALIGNMENT = 64
 INLINE_LIMIT = 64 * 1024
 KEEP_FOR_REQUESTS = 8
@@ -125,9 +127,8 @@ class BlobBatch:
             size = tensor.numel() * tensor.element_size()
             spans.append(Span(digest, end, size))
             end += -(-size // ALIGNMENT) * ALIGNMENT
-        descriptor = os.memfd_create("xdit-arena", os.MFD_CLOEXEC)
+        descriptor = new_memory_file("xdit-arena", end)
         try:
-            os.posix_fallocate(descriptor, 0, end)
             with mmap.mmap(descriptor, end) as memory:
                 for span, tensor in zip(spans, self._new.values(), strict=True):
                     self._between()

@@ -168,7 +168,7 @@ def failing_step(name: str):
     """A step of setting up that fails in this rank while the context lasts; "" for none."""
     from xdit_comfyui.parallel_backend.sharding.pipeline import mailboxes
 
-    def no_memory(size):
+    def no_memory(name, size):
         raise OSError("no memory")
 
     def closed_before(process, descriptor):

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 
 import torch
 
 from .cuda_driver import driver_call
 
 PORTABLE_MAPPED = 1 | 2  # CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP
-
-
-def new_memory_file(size: int) -> int:
-    """The descriptor of `size` bytes of zeros. Raises OSError when memory is exhausted."""
-    descriptor = os.memfd_create("xdit-mailbox", os.MFD_CLOEXEC)
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def memory_file_path(process: int, descriptor: int) -> str:

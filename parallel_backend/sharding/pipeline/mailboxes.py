@@ -10,10 +10,11 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
+from ...memory_file import new_memory_file
 from .. import counts
 from ..collectives import gather_numbers
 from ..peers import Peers
-from .arena import Arena, memory_file_path, new_memory_file
+from .arena import Arena, memory_file_path
 from .handover import Handover
 from .lanes import Lane
 from .mailbox import FLAG_BYTES, Mailbox, data_bytes
@@ -68,7 +69,7 @@ class Mailboxes:
         problem, descriptor = NONE, NO_FILE
         if size:
             try:
-                descriptor = new_memory_file(size)
+                descriptor = new_memory_file("xdit-mailbox", size)
             except OSError as error:
                 problem = _noted(NO_MEMORY, error)
         own = (problem, os.getpid(), descriptor, size)
