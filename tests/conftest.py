@@ -18,6 +18,7 @@ TEST_PACKS = {
     "xdit-test-nodes": PACK_ROOT / "tests" / "support" / "host_nodes",
     "xdit-test-ladder": PACK_ROOT / "tests" / "support" / "ladder_nodes",
     "xdit-test-bad": PACK_ROOT / "tests" / "support" / "bad_nodes",
+    "xdit-test-foreign": PACK_ROOT / "tests" / "support" / "foreign_nodes",
 }
 
 
