@@ -47,6 +47,8 @@ PATCHER_STATE = (
     "is_clip",
 )
 
+IN_PLACE = "in_place"  # beside it in the state: what was done to the model itself
+
 
 @dataclass(frozen=True)
 class ArenaMessage:
@@ -223,7 +225,9 @@ class Raised:
 
 @dataclass(frozen=True)
 class Rejected:
-    """The request could not be read or its model not loaded. `stage`: "read" or "load". No collective has started."""
+    """The request could not be read, its model not loaded, or what nodes did to ComfyUI's model not followed. `stage`:
+    "read", "load" or "follow". No collective has started.
+    """
 
     request: int
     rank: int
@@ -312,6 +316,19 @@ class SampleRequest:
     guider: Any
     arguments: dict[str, Any]
     rng: tuple[Any, Any]
+
+
+@dataclass
+class Carried:
+    """The objects of a request: `payload`, and what node packs changed in ComfyUI's process beside it.
+
+    `replaced`: (module, qualified name, what ComfyUI's function or class of this name is now); `settings`: (module,
+    attribute path, value) of the packs' own modules.
+    """
+
+    payload: Any
+    replaced: list[tuple[str, str, Any]] = field(default_factory=list)
+    settings: list[tuple[str, str, Any]] = field(default_factory=list)
 
 
 def encode(message: Any) -> bytes:

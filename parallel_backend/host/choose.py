@@ -26,7 +26,8 @@ class Workload:
     `together`: the patch for which all conditions must be rows of one model call, or None. `compiles`: whether there is
     something to compile or to capture. `hook_lora`: whether weights change between model calls. `steps`: of the
     sampler; `blocks`: how many PipeFusion can divide; `undivided_blocks`: why it cannot for this request, or "".
-    `ring_of_two`: whether two ranks that share a sequence are faster as a ring.
+    `ring_of_two`: whether two ranks that share a sequence are faster as a ring. `undivided`: why a model call must run
+    on one device, or "".
     """
 
     architecture: str
@@ -41,6 +42,7 @@ class Workload:
     blocks: int = 0
     undivided_blocks: str = ""
     ring_of_two: bool = False
+    undivided: str = ""
 
     @classmethod
     def of(cls, model: torch.nn.Module, conditions: int, latent_shape: tuple[int, ...], **others: Any) -> Workload:
@@ -111,6 +113,8 @@ def refusal(degrees: Degrees, config: ParallelConfig, ranks: int, work: Workload
 def _auto(ranks: int, work: Workload, links: Links | None) -> Choice:
     if ranks == 1:
         return Choice(Degrees(), "one device")
+    if work.undivided:
+        return Choice(Degrees(), f"{work.architecture}; {work.undivided}")
     cfg = 2 if work.conditions >= 2 and ranks % 2 == 0 and work.together is None else 1
     rest, images = ranks // cfg, work.images
     facts = f"{work.architecture}, {_count(work.conditions, 'condition')}, latent {_size(work.latent_shape)}"
@@ -138,7 +142,7 @@ def _pipeline_instead(rest: int, cfg: int, work: Workload) -> str:
 
 def by_tokens(ranks: int, work: Workload) -> Choice | None:
     """Every rank on a share of the tokens; None where that cannot be."""
-    if ranks == 1 or work.plan is None:
+    if ranks == 1 or work.plan is None or work.undivided:
         return None
     return Choice(_sequence(ranks, work, cfg=1), "tokens")
 
@@ -157,6 +161,10 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
         raise ConfigError(
             f"{degrees} needs {degrees.ranks} devices, {ranks} are configured; the degrees must multiply to {ranks}"
         )
+    if work.undivided and degrees.ranks > 1:
+        if config.unsupported == "refuse":
+            raise ConfigError(f"{degrees}: {work.undivided}; set all degrees to 1, or leave that node out")
+        return Choice(Degrees(), f"asked for {degrees}; {work.undivided}")
     reason, instead = "as configured", ", or use ulysses" if work.plan is not None else ""
     if degrees.sequence > 1 and work.plan is None:
         if config.unsupported == "refuse":

@@ -8,24 +8,37 @@ import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 
-from ..protocol import PATCHER_STATE
+from ..protocol import IN_PLACE, PATCHER_STATE
 from ..recipe import ModelIdentity
 from ..transport.pickling import Describers
+from .changes import Changes
 from .loaded import identity_of
+from .replacements import Replacements
 from .seam import Seam
 
 STATE_NOT_SENT = ("multigpu",)
 
 
 class GraphDescribers:
-    """Describes the objects of one request; `identities` are those of its MODELs, each computed once."""
+    """Describes the objects of one request; `identities` are those of its MODELs, each computed once. `changes`: None
+    where nothing runs.
+    """
 
-    def __init__(self):
+    def __init__(self, changes: Changes | None = None):
+        self._changes = changes
         self.identities: dict[int, ModelIdentity] = {}
         self.echo: list[tuple[str, str]] = []
 
     def describers(self) -> Describers:
-        return Describers(self.patcher, self.base_model, self.module_patcher, lambda obj: isinstance(obj, Seam))
+        replaced = self._changes.replacements if self._changes is not None else Replacements()
+        return Describers(
+            self.patcher,
+            self.base_model,
+            self.module_patcher,
+            lambda obj: isinstance(obj, Seam),
+            replaced.original,
+            replaced.is_disguised,
+        )
 
     def patcher(self, obj: Any) -> tuple[ModelIdentity, dict[str, Any]] | None:
         if not isinstance(obj, comfy.model_patcher.ModelPatcher) or not isinstance(
@@ -34,7 +47,10 @@ class GraphDescribers:
             return None
         identity = self._identity(obj)
         self.echo.append((identity.key, str(obj.patches_uuid)))
-        return identity, patcher_state(obj)
+        state = patcher_state(obj)
+        if self._changes is not None:
+            state[IN_PLACE] = self._changes.of(obj)
+        return identity, state
 
     def _identity(self, patcher: Any) -> ModelIdentity:
         key = id(patcher.model)

@@ -17,6 +17,7 @@ from ..outer_sample import call_outer_sample
 from ..protocol import Discard, Forward
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel, dumps
+from .changes import Changes
 from .describe import GraphDescribers
 from .errors import RequestRefused
 from .group import ProcessGroup
@@ -34,6 +35,7 @@ def sample_here(
     group: ProcessGroup,
     degrees: Degrees,
     config: ParallelConfig,
+    changes: Changes,
 ) -> torch.Tensor:
     """Run the rest of the OUTER_SAMPLE chain in this process with the diffusion model's calls served by the ranks.
 
@@ -45,14 +47,16 @@ def sample_here(
             "this prompt has a hook LoRA and an object that cannot be sent to the ranks (see the line above); the two"
             " do not go together: remove one, or sample with a stock loader"
         )
+    bare = _bare(patcher)
+    changes = changes.inside_the_model(patcher, bare)
     try:
-        request = prepare(group, "forward", _bare(patcher), degrees, config, len(arguments["sigmas"]) - 1)
+        request = prepare(group, "forward", bare, degrees, config, len(arguments["sigmas"]) - 1, changes)
     except CannotTravel as error:
         raise RequestRefused(
             f"{error}; it is needed inside the model call, so this prompt cannot be sampled"
         ) from error
     try:
-        with _served(patcher.model.diffusion_model, group, request, patcher.load_device):
+        with _served(patcher.model.diffusion_model, group, request, patcher.load_device, changes):
             return call_outer_sample(executor, {**arguments, "callback": callback, "disable_pbar": disable_pbar})
     finally:
         if not group.closed:
@@ -71,7 +75,9 @@ def _bare(patcher: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _served(model: torch.nn.Module, group: ProcessGroup, request: Request, device: torch.device) -> Iterator[None]:
+def _served(
+    model: torch.nn.Module, group: ProcessGroup, request: Request, device: torch.device, changes: Changes
+) -> Iterator[None]:
     """While it lasts, `model` computes in the ranks. `_forward` is replaced where there is one: wrappers stay here."""
     name = "_forward" if hasattr(type(model), "_forward") else "forward"
     signature = inspect.signature(getattr(type(model), name))
@@ -83,7 +89,7 @@ def _served(model: torch.nn.Module, group: ProcessGroup, request: Request, devic
         bound["transformer_options"] = {
             key: value for key, value in (bound.get("transformer_options") or {}).items() if key not in HOST_OPTIONS
         }
-        finished = _call(group, request, bound)
+        finished = _call(group, request, bound, changes)
         if any(message.cancelled for message in finished):
             comfy.model_management.interrupt_current_processing(False)
             raise comfy.model_management.InterruptProcessingException()
@@ -110,10 +116,10 @@ def _bind(signature: inspect.Signature, model: torch.nn.Module, args: tuple, kwa
     return dict(bound)
 
 
-def _call(group: ProcessGroup, request: Request, bound: dict[str, Any]):
+def _call(group: ProcessGroup, request: Request, bound: dict[str, Any], changes: Changes):
     batch = group.blobs.batch(call=True)
     try:
-        stream = dumps(((), bound), batch, GraphDescribers().describers())
+        stream = dumps(((), bound), batch, GraphDescribers(changes).describers())
     except CannotTravel as error:
         raise RequestRefused(
             f"{error}; it is needed inside the model call, so this prompt cannot be sampled"

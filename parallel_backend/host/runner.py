@@ -21,6 +21,7 @@ from ..sharding.plans import plan_for
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel
 from .benchmark_best import best_key, remembered_best
+from .changes import Changes
 from .choose import Choice, Workload, choose, refusal
 from .compiling import compile_wanted, count_sampled
 from .devices import DeviceSet, resolve
@@ -86,11 +87,13 @@ def _run(
     config = patcher.parallel_config or ParallelConfig()
     devices = resolve(config.devices)
     refuse_too_large(arguments["noise"], devices)
-    work = workload(guider, arguments, devices)
+    changes = Changes.met_by_guider(guider)
+    work = workload(guider, arguments, devices, changes)
     if degrees is None:  # what cannot be had is refused before anything starts
         with_weights(choose(config, devices.size, work), config, devices.size, work, None)
     group = manager.group(devices, config.may_leave_out)
-    config = replace(config, compile="on" if compile_wanted(config, devices.kind, work) else "off")
+    compiled = compile_wanted(config, devices.kind, work) and not changes.uncompiled
+    config = replace(config, compile="on" if compiled else "off")
     room = None
     if config.weights != REPLICATE:
         room = measured_room(guider, arguments["noise"].shape, group, work.plan)
@@ -109,10 +112,11 @@ def _run(
     emit(RunStarted(prompt_id(), group.devices, str(choice.degrees)))
     started, steps = time.monotonic(), len(arguments["sigmas"]) - 1
     try:
-        request = prepare(group, "sample", _sample_request(guider, arguments, callback), choice.degrees, config, steps)
+        sampling = _sample_request(guider, arguments, callback)
+        request = prepare(group, "sample", sampling, choice.degrees, config, steps, changes)
     except CannotTravel as error:
         logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks", error)
-        return _sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config)
+        return _sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config, changes)
     logging.debug("xDiT: request prepared in %.3f s", time.monotonic() - started)
     latent = _stream(group, request, patcher.load_device, callback, disable_pbar, steps)
     count_sampled(work, devices.kind, steps, compiled=config.compile == "on")
@@ -141,7 +145,7 @@ def _sample_here(*run: Any) -> torch.Tensor:
         raise OutOfMemory(f"{error}. {ADVICE}", error.group_lives, final=True) from None
 
 
-def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet) -> Workload:
+def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet, changes: Changes) -> Workload:
     """`arguments`: those of `guider.outer_sample`."""
     options = guider.model_options.get("transformer_options", {})
     model = guider.model_patcher.model.diffusion_model
@@ -155,6 +159,7 @@ def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet) -> Work
         steps=len(arguments["sigmas"]) - 1,
         undivided_blocks=replaced_blocks(options),
         ring_of_two=plan is not None and plan.ring_of_two and _kernel_is_ours(options) and devices.share_memory,
+        undivided=changes.undivided,
     )
 
 

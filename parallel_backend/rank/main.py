@@ -48,6 +48,7 @@ from ..sharding.plans import plan_for
 from ..transport.packing import pack
 from . import prompt_server
 from .forward import ForwardServer
+from .in_place import follow
 from .leaving import leave
 from .link import HostLink
 from .mesh import Meshes
@@ -101,6 +102,7 @@ class Rank:
         self._reader = RequestReader(device, models)
         pulse.resident = lambda: models.resident() + self._reader.modules.resident()
         self._prepared: tuple[Prepare, Any] | None = None
+        self._followed: list[Callable[[], None]] = []  # undoes what was done to the models for this request
         self._forward: ForwardServer | None = None
 
     def serve(self) -> None:
@@ -142,6 +144,10 @@ class Rank:
             place(patchers, message.weights, message.degrees, self._rank)
             self._pulse.reading = reading = RequestReading(message.request, patchers)
             comfy.model_management.load_models_gpu(patchers)
+            stage = "follow"
+            for patcher in patchers:
+                if patcher.in_place is not None:
+                    self._followed += follow(patcher, patcher.in_place)
         except Exception as error:
             self._end(message.request)
             self._link.send(Rejected(message.request, self._rank, stage, raised(error)))
@@ -262,7 +268,9 @@ class Rank:
         for patcher in self._reader.patchers:
             patcher.model.xdit_weights.stop()
             patcher.model.xdit_weights.between = nothing
-        self._reader.patchers = []
+        while self._followed:
+            self._followed.pop()()
+        self._reader.end()
         self._link.done(request)
 
 

@@ -13,6 +13,7 @@ from ..protocol import ArenaMessage, Prepare
 from ..recipe import ModelIdentity
 from ..transport import restore
 from ..transport.blobs import BlobCache
+from .replacements import Replacements
 from .store import ModelStore, ModuleStore
 
 
@@ -24,6 +25,7 @@ class RequestReader:
         self.models = models
         self.modules = ModuleStore(device)
         self._blobs = BlobCache()
+        self._replacements = Replacements()
         self.echo: list[tuple] = []
         self.patchers: list[Any] = []
 
@@ -36,7 +38,15 @@ class RequestReader:
         self.modules.offer(message.modules, message.keep_modules)
         for name, (file, package) in reversed(message.imports.items()):
             import_by_path(name, file, package)
-        return self.loads(message.stream, message.forget)
+        self._replacements.begin()
+        carried = self.loads(message.stream, message.forget)
+        self._replacements.apply(carried)
+        return carried.payload
+
+    def end(self) -> None:
+        """The request that was read is over."""
+        self._replacements.end()
+        self.patchers = []
 
     def loads(self, stream: bytes, forget: list[bytes]) -> Any:
         """What `stream` holds; blobs that it no longer names (`forget`) are let go."""
@@ -62,6 +72,9 @@ class RequestReader:
 
     def base_model(self, identity: ModelIdentity) -> Any:
         return self.models.base(identity).model
+
+    def original(self, module_name: str, qualified_name: str) -> Any:
+        return self._replacements.function(module_name, qualified_name)
 
     def module(self, key: bytes) -> torch.nn.Module:
         return self.modules.module(key)

@@ -11,9 +11,10 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
-from ..protocol import PATCHER_STATE
+from ..protocol import IN_PLACE, PATCHER_STATE
 from ..recipe import ModelIdentity
 from ..weights import load_model
+from .in_place import as_object_patches
 from .patcher import RankModelPatcher
 from .weights import Weights
 
@@ -36,6 +37,9 @@ class ModelStore:
         patcher = self.base(identity).clone()
         for name in PATCHER_STATE:
             setattr(patcher, name, state[name])
+        patcher.in_place = state.get(IN_PLACE)
+        if patcher.in_place is not None:
+            patcher.object_patches = {**as_object_patches(patcher.model, patcher.in_place), **patcher.object_patches}
         return patcher
 
     def base(self, identity: ModelIdentity) -> RankModelPatcher:

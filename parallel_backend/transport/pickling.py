@@ -36,12 +36,18 @@ class CannotTravel(TypeError):
 
 @dataclass
 class Describers:
-    """How the host turns its special objects into recipes. Each returns None for an object that is not its business."""
+    """How the host turns its special objects into recipes. Each returns None for an object that is not its business.
+
+    `original`: (module, qualified name) of ComfyUI's own function or class where that name means another one now;
+    `is_disguised`: a function that took such a place and goes by the name of the one that it replaced.
+    """
 
     patcher: Callable[[Any], tuple[Any, dict[str, Any]] | None]
     base_model: Callable[[Any], Any | None]
     module_patcher: Callable[[Any], dict[str, Any] | None]
     is_seam: Callable[[Any], bool]
+    original: Callable[[Any], tuple[str, str] | None] = lambda obj: None
+    is_disguised: Callable[[Any], bool] = lambda obj: False
 
 
 @dataclass
@@ -72,6 +78,12 @@ class RequestPickler(cloudpickle.Pickler):
         if isinstance(obj, torch.device):
             return restore.device, (obj.type,)
         self._note(obj)
+        if isinstance(obj, types.FunctionType | type):
+            original = self._describers.original(obj)
+            if original is not None:
+                return restore.original, original
+            if self._describers.is_disguised(obj):
+                return self._dynamic_function_reduce(obj)
         if _is_named_by_path(obj):
             return restore.named, (obj.__module__, obj.__qualname__)
         if self._describers.is_seam(obj):

@@ -35,6 +35,9 @@ class Reader(Protocol):
     def module_patcher(self, module: torch.nn.Module, state: dict[str, Any]) -> Any:
         """A patcher of such a module, carrying the host patcher's state."""
 
+    def original(self, module_name: str, qualified_name: str) -> Any:
+        """What ComfyUI's module defines under this name, whatever took its place."""
+
 
 _reader: ContextVar[Reader] = ContextVar("xdit_reader")
 
@@ -87,6 +90,10 @@ def module(key: bytes):
 
 def module_patcher(inner, state):
     return _reader.get().module_patcher(inner, state)
+
+
+def original(module_name: str, qualified_name: str):
+    return _reader.get().original(module_name, qualified_name)
 
 
 def named(module_name: str, qualified_name: str):
