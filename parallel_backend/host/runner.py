@@ -20,6 +20,7 @@ from ..sharding.patches import OVERRIDE, replaced_blocks
 from ..sharding.plans import plan_for
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel
+from ..transport.returned import apply_changes
 from .benchmark_best import best_key, remembered_best
 from .choose import Choice, Workload, choose, refusal
 from .compiling import compile_wanted, count_sampled
@@ -197,6 +198,7 @@ def _stream(
     _raise_if_cancelled(finished)
     for note in finished[0].notes:
         logging.info("xDiT: %s", note)
+    apply_changes(finished[0].changes, request.numbered, device)
     latent, rng, accelerator_rng = finished[0].result
     torch.set_rng_state(unpack(rng))
     if accelerator_rng is not None and device.type == "cuda":
