@@ -121,3 +121,25 @@ def test_a_v3_node_s_class_in_a_function(client, comfy, models, ours):
 
     assert error(sampled(client, models, patch, ours)) <= TOLERANCE
     assert "each model call goes to the ranks" not in comfy.log.read_text(errors="replace")[mark:]
+
+
+@KINDS
+@pytest.mark.parametrize("factor", [0.8, 0.6])
+def test_variables_of_a_pack_s_module(client, models, factor, ours):
+    """Set by the node, read and changed while it samples, read by a later node."""
+    results = []
+    for ranks in (False, True):
+        graph = Graph()
+        stock, loaded = flux_loaders(graph, models)
+        model = loaded if ranks and ours == "loader" else stock
+        inputs = {"parallel_config": graph.parallel_config("cpu:2")} if ranks else {}
+        patched = graph.add("ForeignModuleState", model=model, factor=factor, offset=0.05)
+        empty = graph.add("EmptySD3LatentImage", width=128, height=96, batch_size=1)
+        sampler = "XDiTSampler" if ranks else "KSampler"
+        latent = graph.sample(sampler, patched, graph.flux_conditioning(1), empty, seed=int(100 * factor), **inputs)
+        saved = [graph.save(latent), graph.save(graph.add("ForeignModuleStateRead", samples=latent))]
+        result = client.run(graph.prompt)
+        results.append([client.latent(result, node.id) for node in saved])
+        client.free()
+    for expected, found in zip(*results, strict=True):
+        assert expected.shape == found.shape and relative_error(found, expected) <= TOLERANCE

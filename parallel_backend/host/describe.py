@@ -16,6 +16,7 @@ from comfy_api.internal import _ComfyNodeInternal
 from ..protocol import PATCHER_STATE
 from ..recipe import ModelIdentity
 from ..transport.pickling import Describers
+from .compile_nodes import without_compiled, without_wrapper
 from .loaded import identity_of, loaded_models
 from .model_parts import ModelParts
 from .seam import Seam
@@ -76,6 +77,9 @@ class GraphDescribers:
 def patcher_state(patcher: Any) -> dict[str, Any]:
     """Everything of a patcher that a rank's patcher takes over (PATCHER_STATE), clones for other GPUs left out."""
     state = {name: getattr(patcher, name) for name in PATCHER_STATE}
+    if _is_model(patcher):
+        state["object_patches"] = without_compiled(patcher)
+        state["wrappers"] = without_wrapper(patcher.wrappers)
     state["additional_models"] = {
         key: models for key, models in patcher.additional_models.items() if key not in STATE_NOT_SENT
     }

@@ -23,6 +23,7 @@ from ..transport.pickling import CannotTravel
 from ..transport.returned import apply_changes
 from .benchmark_best import best_key, remembered_best
 from .choose import Choice, Workload, choose, refusal
+from .compile_nodes import as_configured
 from .compiling import compile_wanted, count_sampled
 from .devices import DeviceSet, resolve
 from .errors import OutOfMemory
@@ -84,7 +85,7 @@ def _run(
 ) -> torch.Tensor:
     guider = executor.class_obj
     patcher = guider.model_patcher
-    config = patcher.parallel_config or ParallelConfig()
+    config = as_configured(guider, patcher.parallel_config or ParallelConfig())
     devices = resolve(config.devices)
     refuse_too_large(arguments["noise"], devices)
     work = workload(guider, arguments, devices)

@@ -52,7 +52,7 @@ class RequestReader:
         self.received = Received()
         try:
             with restore.reading(self):
-                return pickle.loads(stream)
+                return pickle.loads(stream)[0]
         finally:  # the host counts on it, whether the stream could be read or not
             self._blobs.forget(forget)
 

@@ -24,6 +24,7 @@ import torch
 
 from . import restore
 from .blobs import INLINE_LIMIT, BlobBatch, tensor_bytes
+from .pack_globals import PackGlobals
 
 MODULE_LIMIT = 1024 * 1024
 # Left behind by ComfyUI's loading of a module on the host; a rank loads the module itself.
@@ -99,6 +100,10 @@ class RequestPickler(cloudpickle.Pickler):
         return reduce(obj) if reduce is not None else obj.__reduce_ex__(self.proto)
 
     def _reduce(self, obj):
+        if isinstance(obj, _Globals):
+            return self._globals(obj)
+        if (original := uncompiled(obj)) is not obj:
+            return restore.same, (original,)
         if (part := self._describers.part(obj)) is not None:
             self._stream.parameters |= isinstance(obj, torch.Tensor)
             return restore.model_part, part
@@ -111,6 +116,8 @@ class RequestPickler(cloudpickle.Pickler):
             return restore.named, (obj.__module__, obj.__qualname__)
         if isinstance(obj, types.CellType):
             return _reduce_cell(obj)
+        if isinstance(obj, PackGlobals):
+            return PackGlobals, (), obj.state(), None, None, PackGlobals.take_over
         if type(obj) is super:
             return super, (obj.__thisclass__, obj.__self__)
         if isinstance(obj, type) and (described := self._describers.node_class(obj)) is not None:
@@ -129,6 +136,10 @@ class RequestPickler(cloudpickle.Pickler):
         if isinstance(obj, torch.nn.Module):
             return self._reduce_module(obj)
         return super().reducer_override(obj)
+
+    def _globals(self, obj: _Globals):
+        obj.of_packs = PackGlobals(self._stream.imports)
+        return restore.same, (obj.of_packs,)
 
     def _reduce_module(self, obj: torch.nn.Module):
         if obj is not self._root and not self._has_parts(obj) and _module_bytes(obj) > MODULE_LIMIT:
@@ -213,10 +224,17 @@ class RequestPickler(cloudpickle.Pickler):
 
 
 def dumps(obj: Any, batch: BlobBatch, describers: Describers) -> Stream:
-    """Pickle a request. Raises CannotTravel, naming the object and its module."""
+    """Pickle a request, with the variables of the node packs whose code is in it.
+
+    Raises CannotTravel, naming the object and its module.
+    """
     stream = Stream(b"")
-    stream.data = _dump(obj, batch, describers, stream)
+    stream.data = _dump((obj, _Globals()), batch, describers, stream)
     return stream
+
+
+class _Globals:
+    """What the request's code says that these are: known once all of it is pickled."""
 
 
 def _dump(obj: Any, batch: BlobBatch, describers: Describers, stream: Stream, root: Any = None) -> bytes:
@@ -238,6 +256,15 @@ def _culprit(trail: list[Any]) -> str:
         if module.partition(".")[0] not in ("", "builtins", "_thread", "torch", "collections", "types", "weakref"):
             return f"{getattr(owner, '__qualname__', owner)} of {module}"
     return "an object of the request"
+
+
+def uncompiled(obj: Any) -> Any:
+    """What torch.compile made `obj` of, or `obj`."""
+    if isinstance(obj, torch.nn.Module):
+        return obj.__dict__.get("_modules", {}).get("_orig_mod", obj)
+    if isinstance(obj, types.FunctionType):
+        return obj.__dict__.get("_torchdynamo_orig_callable", obj)
+    return obj
 
 
 def _reduce_cell(cell: types.CellType):

@@ -91,6 +91,10 @@ def numbered(number: int, make, arguments: tuple):
     return made
 
 
+def same(obj):
+    return obj
+
+
 def fill_cell(cell, contents: tuple):
     cell.cell_contents = contents[0]
 

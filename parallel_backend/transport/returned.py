@@ -19,6 +19,7 @@ from typing import Any
 import cloudpickle
 import torch
 
+from .pack_globals import PackGlobals
 from .packing import pack, unpack
 
 CONTAINERS = (dict, list, set)
@@ -34,7 +35,7 @@ Place = tuple[int, int]  # the number of an object, the place of a container in 
 
 def keeps_state(obj: Any) -> bool:
     """Whether something that this object holds may be wanted after the run."""
-    if isinstance(obj, types.CellType | types.FunctionType):
+    if isinstance(obj, types.CellType | types.FunctionType | PackGlobals):
         return True
     if isinstance(obj, type | types.ModuleType | torch.Tensor | torch.nn.Module) or not hasattr(obj, "__dict__"):
         return False
@@ -50,6 +51,8 @@ def contents(obj: Any) -> dict[str, Any]:
             return {"cell": obj.cell_contents}
         except ValueError:
             return {}
+    if isinstance(obj, PackGlobals):
+        return obj.held()
     return {name: value for name, value in vars(obj).items() if name not in OF_A_RUN}
 
 
@@ -59,6 +62,9 @@ def set_contents(obj: Any, held: dict[str, Any]) -> None:
             obj.cell_contents = held["cell"]
         elif contents(obj):
             del obj.cell_contents
+        return
+    if isinstance(obj, PackGlobals):
+        obj.hold({**obj.held(), **held})
         return
     for name in contents(obj).keys() - held.keys():
         del vars(obj)[name]

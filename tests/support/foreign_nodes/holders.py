@@ -172,3 +172,51 @@ class ForeignCollected:
              collector.latest.reshape(1), last.flatten()]
         )  # fmt: skip
         return ({"samples": numbers.reshape(1, 1, 1, -1).contiguous()},)
+
+
+@node(model=("MODEL",))
+class ForeignCompiledBlocks:
+    """As KJNodes' compiling nodes: each block's compiled form in its place, as object patches."""
+
+    def make(self, model):
+        m = model.clone()
+        for kind in ("double_blocks", "single_blocks"):
+            for index in range(len(getattr(m.get_model_object("diffusion_model"), kind))):
+                path = f"diffusion_model.{kind}.{index}"
+                m.add_object_patch(path, torch.compile(m.get_model_object(path)))
+        return (m,)
+
+
+FACTOR = 1.0
+CALLS = {"count": 0, "sigmas": [], "last": torch.zeros(1)}
+
+
+class Settings:
+    offset = 0.0
+
+
+def with_module_state(args):
+    CALLS["count"] += 1
+    CALLS["sigmas"].append(args["sigma"].max().item())
+    CALLS["last"] = args["denoised"].mean().reshape(1).cpu()
+    return args["denoised"] * FACTOR + Settings.offset
+
+
+@node(model=("MODEL",), factor=("FLOAT", {"default": 0.8}), offset=("FLOAT", {"default": 0.05}))
+class ForeignModuleState:
+    """Sets variables of its module and of a class, which its function reads and changes while it samples."""
+
+    def make(self, model, factor, offset):
+        global FACTOR
+        FACTOR, Settings.offset = factor, offset
+        CALLS.update(count=0, sigmas=[])
+        m = model.clone()
+        m.set_model_sampler_post_cfg_function(with_module_state)
+        return (m,)
+
+
+@node(("LATENT",), samples=("LATENT",))
+class ForeignModuleStateRead:
+    def make(self, samples):
+        numbers = torch.tensor([float(CALLS["count"]), *CALLS["sigmas"]])
+        return ({"samples": torch.cat([numbers, CALLS["last"]]).reshape(1, 1, 1, -1)},)
