@@ -161,7 +161,7 @@ def changes(what):
 
 
 @pytest.mark.parametrize("degrees", [{}, {"ulysses": 2}, {"cfg": 2}])
-@pytest.mark.parametrize("what", ["forward", "hook", "class"])
+@pytest.mark.parametrize("what", ["forward", "forward that holds the one before", "hook", "class"])
 def test_a_model_changed_in_place_is_followed(own_client, own_models, what, degrees):
     model = (256, 1, 2, True, next(seeds))
     found = latents(own_client, own_models, changes(what), flux=model, **degrees)

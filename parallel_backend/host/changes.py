@@ -28,7 +28,7 @@ class Changes:
     @classmethod
     def met_by(cls, patchers: Iterable[Any]) -> Changes:
         """Those that sampling with these patchers meets; what is no MODEL is left out."""
-        models = {id(one): one for one in patchers if _is_model(one)}
+        models = {id(one): one for one in patchers if is_model(one)}
         replacements = Replacements.met_by(
             {id(one.model): one.model.diffusion_model for one in models.values()}.values()
         )
@@ -63,7 +63,8 @@ class Changes:
         return self.replacements.uncompiled or bool(self.undivided)
 
 
-def _is_model(patcher: Any) -> bool:
+def is_model(patcher: Any) -> bool:
+    """Whether this is a MODEL, and not the patcher of something else."""
     return isinstance(patcher, comfy.model_patcher.ModelPatcher) and isinstance(
         patcher.model, comfy.model_base.BaseModel
     )

@@ -16,7 +16,7 @@ from ..transport.blobs import BlobBatch
 from ..transport.pickling import CannotTravel, dumps
 from .answers import Answers
 from .changes import Changes
-from .describe import GraphDescribers
+from .describe import GraphDescribers, patchers_of
 from .errors import OutOfMemory, RequestRefused
 from .events import StepsStarted, emit
 from .group import ProcessGroup
@@ -27,9 +27,10 @@ from .replacements import WHAT_TO_DO, Replacements
 
 @dataclass(frozen=True)
 class Request:
-    """A prepared request that was told to go."""
+    """A prepared request that was told to go. `numbered`: its objects, as the ranks number them."""
 
     number: int
+    numbered: list[Any]
 
 
 def prepare(
@@ -59,17 +60,20 @@ def prepare(
     group.held.loaded({key for key, _ in prepared.echo})
     group.send(Go(number))
     emit(StepsStarted())
-    return Request(number)
+    return Request(number, prepared.numbered)
 
 
 @dataclass(frozen=True)
 class Preparing:
-    """A request on its way to be prepared. `echo`: what its MODELs are; `began`: time.monotonic() when it was sent."""
+    """A request on its way to be prepared. `echo`: what its MODELs are; `began`: time.monotonic() when it was sent;
+    `numbered`: its objects.
+    """
 
     number: int
     answers: Answers
     echo: list[tuple[str, str]]
     began: float
+    numbered: list[Any]
 
     def check(self) -> None:
         """Once every rank answered. Raises as `prepare` does."""
@@ -99,7 +103,7 @@ def _send(
     """`changes`: None where nothing runs; `keep`: modules that the ranks hold, and that are kept beside those of
     `payload`.
     """
-    graph = GraphDescribers(changes)
+    graph = GraphDescribers(patchers_of(payload), changes)
     carried = Carried(payload)
     if changes is not None:
         carried = Carried(payload, changes.replacements.entries(), changes.replacements.settings())
@@ -129,9 +133,10 @@ def _send(
             config.weights,
             config.patches,
             config.warmup_steps,
+            stream.parameters,
         )  # fmt: skip
     )
-    return Preparing(number, Answers(group, number), graph.echo, time.monotonic())
+    return Preparing(number, Answers(group, number), graph.echo, time.monotonic(), stream.numbered)
 
 
 def _blame_replacements(replacements: Replacements, batch: BlobBatch, graph: GraphDescribers, kind: str) -> None:
