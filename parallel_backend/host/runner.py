@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import comfy.ldm.modules.attention as comfy_attention
 import comfy.model_management
 import torch
 import tqdm
@@ -16,6 +15,8 @@ import tqdm
 from ..config import REPLICATE, ConfigError, Degrees, ParallelConfig
 from ..protocol import Finished, SampleRequest, Step
 from ..sharding.guided_call import patch_between_conditions
+from ..sharding.kernel_choice import runs_torchs_kernel
+from ..sharding.node_attention import undividable_attention
 from ..sharding.patches import OVERRIDE, replaced_blocks
 from ..sharding.plans import plan_for
 from ..transport.packing import unpack
@@ -153,7 +154,7 @@ def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet) -> Work
         together=patch_between_conditions(guider.model_options),
         hook_lora=bool(guider.model_patcher.hook_patches),
         steps=len(arguments["sigmas"]) - 1,
-        undivided_blocks=replaced_blocks(options),
+        undivided_blocks=replaced_blocks(options) or undividable_attention(options),
         ring_of_two=plan is not None and plan.ring_of_two and _kernel_is_ours(options) and devices.share_memory,
     )
 
@@ -162,7 +163,7 @@ def _kernel_is_ours(options: dict[str, Any]) -> bool:
     """Whether no node and no flag of ComfyUI's (--use-sage-attention) brings an attention function of its own, which a
     ring could not use: it needs the log-sum-exp, which all kernels of Parallel Config give.
     """
-    return comfy_attention.optimized_attention is comfy_attention.attention_pytorch and not options.get(OVERRIDE)
+    return runs_torchs_kernel(options.get(OVERRIDE))
 
 
 def count_conditions(guider: Any) -> int:
