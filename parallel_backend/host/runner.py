@@ -14,7 +14,7 @@ import tqdm
 
 from ..config import REPLICATE, ConfigError, Degrees, ParallelConfig
 from ..protocol import Finished, SampleRequest, Step
-from ..sharding.guided_call import patch_between_conditions
+from ..sharding.guided_call import conditions_stay_together, rows_stay_together, weighs_conditions
 from ..sharding.kernel_choice import runs_torchs_kernel
 from ..sharding.node_attention import undividable_attention
 from ..sharding.patches import OVERRIDE, replaced_blocks
@@ -147,11 +147,16 @@ def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet) -> Work
     options = guider.model_options.get("transformer_options", {})
     model = guider.model_patcher.model.diffusion_model
     plan = plan_for(model)
+    shape = tuple(arguments["noise"].shape)
+    call = (guider.model_patcher, guider.model_options, list(guider.conds.values()))
+    rows = shape[0] if shape else 1
     return Workload.of(
         model,
         count_conditions(guider),
-        tuple(arguments["noise"].shape),
-        together=patch_between_conditions(guider.model_options),
+        shape,
+        together=weighs_conditions(*call),
+        conditions_undivided=conditions_stay_together(*call, rows),
+        rows_undivided=rows_stay_together(*call, rows),
         hook_lora=bool(guider.model_patcher.hook_patches),
         steps=len(arguments["sigmas"]) - 1,
         undivided_blocks=replaced_blocks(options) or undividable_attention(options),

@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,16 +50,30 @@ class Name:
 
 
 def name_of(obj: Any) -> Name:
-    """Of a function, a method, a class, or the class of any other object. Wrappers that functools.wraps made to look
-    like what they wrap are named by the module that they are in.
+    """Of a function, a method, a class, or the class of any other object. Of what a decorator of ComfyUI or of a
+    library is around, a node pack's function counts.
     """
-    while isinstance(obj, functools.partial):
-        obj = obj.func
-    if isinstance(obj, types.MethodType):
-        obj = obj.__func__
+    first = _own_name(obj)
+    while not first.is_foreign and isinstance(wrapped := _wrapped(obj), Callable):
+        obj = wrapped
+        if (name := _own_name(obj)).is_foreign:
+            return name
+    return first
+
+
+def _wrapped(obj: Any) -> Any:
+    if isinstance(obj, functools.partial):
+        return obj.func
+    return obj.__func__ if isinstance(obj, types.MethodType) else getattr(obj, "__wrapped__", None)
+
+
+def _own_name(obj: Any) -> Name:
+    """Functions that functools.wraps made to look like what they wrap are named by the module that they are in."""
+    while isinstance(obj, functools.partial | types.MethodType):
+        obj = _wrapped(obj)
     if isinstance(obj, types.FunctionType):
         return _named(obj.__globals__.get("__name__", ""), obj.__qualname__)
-    owner = obj if isinstance(obj, type) or isinstance(obj, types.BuiltinFunctionType) else type(obj)
+    owner = obj if isinstance(obj, type | types.BuiltinFunctionType) else type(obj)
     return _named(getattr(owner, "__module__", None) or "builtins", owner.__qualname__)
 
 

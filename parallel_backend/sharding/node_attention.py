@@ -81,7 +81,7 @@ class NodeAttention:
         return out if own is None else call.take_along(out, own, 2 if given.get("skip_output_reshape") else 1)
 
     def _for_all_queries(self, mask: torch.Tensor | None, own: Segments) -> torch.Tensor | None:
-        """A mask [..., l, keys] over this rank's queries → [..., L, keys]; one that is the same for all of them stays."""
+        """A mask [..., l, keys] over this rank's queries → [..., L, keys]; one that is alike for all stays."""
         if mask is None or mask.ndim < 2 or mask.shape[-2] == 1:
             return mask
         split = self._call.split(own)
