@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .authors import name_of
+from .in_options import InOptions
 from .layout import Segments
 from .node_attention import OPTIONS_IN_ORDER, NodeAttention, node_attention
 from .patches import OVERRIDE
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .engine import ShardedModel
 
 
-class ShardedAttention:
+class ShardedAttention(InOptions):
     """ComfyUI's `optimized_attention_override`. An override that was there before and only chooses a kernel becomes the
     local one; a node's own attention gets all tokens and heads, see `NodeAttention`.
     """

@@ -18,10 +18,11 @@ from comfy.utils import repeat_to_batch_size
 
 from .collectives import split_evenly
 from .guided_call import rows_stay_together
+from .in_options import InOptions
 from .peers import Peers
 
 
-class BatchParallel:
+class BatchParallel(InOptions):
     """A CALC_COND_BATCH wrapper. Rows share one timestep, as ComfyUI's samplers give it.
 
     `note(line)` hears why a call is not divided; then every group evaluates all rows. `around(part)`, if set, runs what
