@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..sharding import counts
 from ..sharding.attention import ShardedAttention
+from ..sharding.kernel_choice import runs_torchs_kernel
 from ..sharding.patches import OVERRIDE
 
 OPTIONS = "transformer_options"
@@ -190,8 +191,10 @@ def _key(leaves: list, structure: Any, options: dict[str, Any]) -> Hashable | No
 
 def _only_kernels(options: dict[str, Any]) -> bool:
     override = options.get(OVERRIDE)
+    if isinstance(override, ShardedAttention):
+        override = override.previous
     return (
-        (override is None or isinstance(override, ShardedAttention) and override.previous is None)
+        (override is None or runs_torchs_kernel(override))
         and not any(options.get("patches", {}).values())
         and not any(options.get("patches_replace", {}).values())
         and not any(options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {}).values())

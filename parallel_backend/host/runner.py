@@ -8,14 +8,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import comfy.ldm.modules.attention as comfy_attention
 import comfy.model_management
 import torch
 import tqdm
 
 from ..config import REPLICATE, ConfigError, Degrees, ParallelConfig
 from ..protocol import Finished, SampleRequest, Step
-from ..sharding.guided_call import patch_between_conditions
+from ..sharding.guided_call import conditions_stay_together, rows_stay_together, weighs_conditions
+from ..sharding.kernel_choice import runs_torchs_kernel
+from ..sharding.node_attention import undividable_attention
 from ..sharding.patches import OVERRIDE, replaced_blocks
 from ..sharding.plans import plan_for
 from ..transport.packing import unpack
@@ -152,14 +153,19 @@ def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet, changes
     options = guider.model_options.get("transformer_options", {})
     model = guider.model_patcher.model.diffusion_model
     plan = plan_for(model)
+    shape = tuple(arguments["noise"].shape)
+    call = (guider.model_patcher, guider.model_options, list(guider.conds.values()))
+    rows = shape[0] if shape else 1
     return Workload.of(
         model,
         count_conditions(guider),
-        tuple(arguments["noise"].shape),
-        together=patch_between_conditions(guider.model_options),
+        shape,
+        together=weighs_conditions(*call),
+        conditions_undivided=conditions_stay_together(*call, rows),
+        rows_undivided=rows_stay_together(*call, rows),
         hook_lora=bool(guider.model_patcher.hook_patches),
         steps=len(arguments["sigmas"]) - 1,
-        undivided_blocks=replaced_blocks(options),
+        undivided_blocks=replaced_blocks(options) or undividable_attention(options),
         ring_of_two=plan is not None and plan.ring_of_two and _kernel_is_ours(options) and devices.share_memory,
         undivided=changes.undivided,
     )
@@ -169,7 +175,7 @@ def _kernel_is_ours(options: dict[str, Any]) -> bool:
     """Whether no node and no flag of ComfyUI's (--use-sage-attention) brings an attention function of its own, which a
     ring could not use: it needs the log-sum-exp, which all kernels of Parallel Config give.
     """
-    return comfy_attention.optimized_attention is comfy_attention.attention_pytorch and not options.get(OVERRIDE)
+    return runs_torchs_kernel(options.get(OVERRIDE))
 
 
 def count_conditions(guider: Any) -> int:
