@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import comfy.model_management
@@ -62,3 +63,11 @@ def ranks_by_device(devices: DeviceSet) -> dict[torch.device, tuple[int, ...]]:
     if devices.kind == "cpu":
         return {torch.device("cpu"): tuple(range(devices.size))}
     return {torch.device("cuda", index): (rank,) for rank, index in enumerate(devices.indices)}
+
+
+def require_linux() -> None:
+    """Raises ConfigError where ranks cannot run: the nodes are registered there all the same."""
+    if not sys.platform.startswith("linux"):
+        raise ConfigError(
+            "xDiT for ComfyUI runs on Linux (WSL2 included); here its nodes are registered but cannot sample"
+        )

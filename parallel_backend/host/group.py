@@ -37,8 +37,8 @@ KILL_SECONDS = 5.0
 LASTING = ("ModuleNotFoundError:", "ImportError:", "importlib.metadata.PackageNotFoundError:")
 
 HINTS = {
-    signal.SIGKILL: " (the kernel does that when the machine's memory is full)",
-    signal.SIGBUS: " (a file of weights became shorter while it was read)",
+    "SIGKILL": " (the kernel does that when the machine's memory is full)",
+    "SIGBUS": " (a file of weights became shorter while it was read)",
 }
 
 
@@ -253,8 +253,8 @@ class ProcessGroup:
         except subprocess.TimeoutExpired:
             end = "closed its channel"
         else:
-            end = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-            end += HINTS.get(-code, "")
+            name = _signal_name(-code)
+            end = f"was ended by {name}{HINTS.get(name, '')}" if code < 0 else f"ended with exit code {code}"
             died.log.close()
         tail = died.log.tail()
         return GroupError(
