@@ -68,12 +68,17 @@ def models(comfy) -> ModelShelf:
 
 @pytest.fixture
 def start_comfy(host, tmp_path_factory):
-    """Starts a further ComfyUI of the test's own: start_comfy("--flag", …, NAME="value") → ComfyInstance."""
+    """Starts a further ComfyUI of the test's own: start_comfy("--flag", …, NAME="value") → ComfyInstance.
+
+    `python_flags`: of its interpreter.
+    """
     started = []
 
-    def start(*flags: str, packs: dict[str, Path] | None = None, **environment: str) -> ComfyInstance:
+    def start(
+        *flags: str, packs: dict[str, Path] | None = None, python_flags: tuple[str, ...] = (), **environment: str
+    ) -> ComfyInstance:
         base = make_base_directory(tmp_path_factory.mktemp("own-comfyui"), {**TEST_PACKS, **(packs or {})})
-        instance = ComfyInstance(host, base, flags or ("--cpu", "--force-fp32"), environment)
+        instance = ComfyInstance(host, base, flags or ("--cpu", "--force-fp32"), environment, python_flags)
         started.append(instance)
         instance.start()
         return instance

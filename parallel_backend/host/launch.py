@@ -21,6 +21,7 @@ from .devices import DeviceSet
 from .limits import Limits
 from .rank_environment import rank_environment
 from .rank_log import RankLog
+from .rank_python import python_flags
 
 PACK_ROOT = Path(__file__).resolve().parents[2]
 PACK_NAME = __name__.removesuffix(".parallel_backend.host.launch")
@@ -119,7 +120,7 @@ def start_rank(rank: int, devices: DeviceSet, store: int, limits: Limits, log_le
 
 def _spawn(boot: dict, descriptors: tuple[int, ...], output: int) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, str(BOOTSTRAP), json.dumps(boot)],
+        [sys.executable, *python_flags(), str(BOOTSTRAP), json.dumps(boot)],
         pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
         stdout=output,
