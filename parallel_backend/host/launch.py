@@ -82,10 +82,18 @@ class Launcher:
 launcher = Launcher()
 
 
-def start_rank(rank: int, devices: DeviceSet, store: int, limits: Limits, log_level: int) -> RankProcess:
+def start_rank(
+    rank: int,
+    devices: DeviceSet,
+    store: int,
+    limits: Limits,
+    log_level: int,
+    failed: Callable[[BaseException], None],
+) -> RankProcess:
     """Start the process of `rank`; it answers with Ready over its channel. Raises OSError.
 
-    `store` is the descriptor of the file through which the ranks find each other.
+    `store` is the descriptor of the file through which the ranks find each other; `failed` is called when nothing can
+    be sent to this one any more.
     """
     channel, theirs = Channel.pair()
     boot = {
@@ -115,7 +123,7 @@ def start_rank(rank: int, devices: DeviceSet, store: int, limits: Limits, log_le
     finally:
         os.close(theirs_output)
     device = f"cuda:{devices.indices[rank]}" if devices.kind == "cuda" else "cpu"
-    return RankProcess(rank, device, process, channel, Outbox(channel, str(rank)), RankLog(output, rank))
+    return RankProcess(rank, device, process, channel, Outbox(channel, str(rank), failed), RankLog(output, rank))
 
 
 def _spawn(boot: dict, descriptors: tuple[int, ...], output: int) -> subprocess.Popen:

@@ -54,6 +54,7 @@ def prepare(
             group.send(Discard(number))
         raise
     group.held.loaded({key for key, _ in prepared.echo})
+    group.phase("sampling")
     group.send(Go(number))
     emit(StepsStarted())
     return Request(number)
@@ -96,7 +97,11 @@ def _send(
     stream = dumps(payload, batch, graph.describers())
     number = group.next_request()
     group.phase("loading the model")
-    forget = group.send_blobs(batch)
+    try:
+        forget = group.send_blobs(batch)
+    except BaseException:
+        group.phase("idle")
+        raise
     new_modules = {key: data for key, data in stream.modules.items() if key not in group.held_modules}
     group.held_modules = {*stream.modules, *keep}
     group.send(
@@ -146,5 +151,4 @@ def collect(group: ProcessGroup, request: Request, on_message: Callable[[int, An
     group.phase("sampling")
     answers.wait()
     answers.raise_failure()
-    group.phase("idle")
     return [answers.ends[rank] for rank in sorted(answers.ends)]
