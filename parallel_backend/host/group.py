@@ -19,6 +19,7 @@ from ..protocol import ArenaMessage, Ask, Heartbeat, Memory, Reading, Ready, Shu
 from ..threads import watched_thread
 from ..transport.blobs import BlobBatch, BlobSender
 from ..transport.channel import ChannelClosed
+from . import children
 from .devices import DeviceSet
 from .errors import GroupError
 from .events import GroupEnded, GroupStarted, emit
@@ -318,6 +319,7 @@ class ProcessGroup:
         for rank in self._ranks:
             try:
                 rank.process.wait(KILL_SECONDS)
+                children.waited_for(rank.process.pid)
             except subprocess.TimeoutExpired:
                 logging.warning("xDiT: %s was killed and has not ended yet: its device's driver holds it", rank)
             rank.outbox.close()

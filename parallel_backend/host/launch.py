@@ -17,6 +17,7 @@ import folder_paths
 
 from ..transport.channel import Channel
 from ..transport.outbox import Outbox
+from . import children
 from .devices import DeviceSet
 from .limits import Limits
 from .rank_environment import rank_environment
@@ -116,6 +117,7 @@ def start_rank(
     try:
         with theirs:
             process = launcher.start(lambda: _spawn(boot, (theirs.fileno(), store), theirs_output))
+            children.started(process.pid)
     except BaseException:
         os.close(output)
         channel.close()
