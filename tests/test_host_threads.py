@@ -1,18 +1,31 @@
 """What goes wrong beside a prompt in ComfyUI's process: in the start of a group, between prompts, in other threads."""
 
 import threading
+from types import SimpleNamespace
 
 import comfy.model_management
 import comfy.utils
 import pytest
 import torch
 from xdit_comfyui.parallel_backend import weights
+from xdit_comfyui.parallel_backend.host import events
 from xdit_comfyui.parallel_backend.host import start as start_module
 from xdit_comfyui.parallel_backend.host.answers import Answers
 from xdit_comfyui.parallel_backend.host.devices import DeviceSet
 from xdit_comfyui.parallel_backend.host.errors import GroupError, RequestRefused
+from xdit_comfyui.parallel_backend.host.loading import LoadingBar
 from xdit_comfyui.parallel_backend.host.manager import GroupManager
-from xdit_comfyui.parallel_backend.protocol import Failed, Finished, Prepared, Raised, Rejected, Settle, Settled
+from xdit_comfyui.parallel_backend.host.status import Status
+from xdit_comfyui.parallel_backend.protocol import (
+    Failed,
+    Finished,
+    Prepared,
+    Raised,
+    Reading,
+    Rejected,
+    Settle,
+    Settled,
+)
 from xdit_comfyui.parallel_backend.recipe import Recipe
 
 TWO = DeviceSet("cpu", (0, 1))
@@ -90,6 +103,28 @@ def test_after_every_end_of_a_request_the_ranks_are_idle(end):
     except RequestRefused:
         assert isinstance(end(0), Failed)
     assert group.now == "idle"
+
+
+# Events
+
+
+def test_a_sampler_that_waits_for_what_is_preloaded_tells_nothing_of_a_run(monkeypatch, caplog):
+    """There may have been none, or it is over; only what a run itself reads belongs to it."""
+    status = Status()
+    monkeypatch.setattr(events, "_subscribers", [status.on_event])
+    reading = [Reading(1, 1, 4), Reading(1, 2, 4)]
+    group = SimpleNamespace(size=2, reading=reading.__getitem__)
+    answers = SimpleNamespace(group=group, ends={})
+    bar = LoadingBar(answers, 1, steps=4)  # as preloads.wait_for makes it
+    for one in (1, 2, 3):
+        reading[0] = Reading(1, one, 4)
+        bar.look()
+    assert not caplog.records and status._run is None
+    events.emit(events.RunStarted("a prompt", TWO, "ulysses 2"))
+    events.emit(events.RunEnded("a prompt", None))
+    reading[:] = [Reading(1, 3, 4)] * 2
+    bar.look()
+    assert not caplog.records and (status._run.phase, status._run.read) == ("done", None)
 
 
 # Loaders of other threads

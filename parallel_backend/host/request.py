@@ -17,7 +17,7 @@ from ..transport.pickling import CannotTravel, dumps
 from .answers import Answers
 from .describe import GraphDescribers
 from .errors import OutOfMemory, RequestRefused
-from .events import StepsStarted, emit
+from .events import StepsStarted, WeightsRead, emit
 from .group import ProcessGroup
 from .loading import LoadingBar, what_was_read
 from .memory import shortage
@@ -41,7 +41,7 @@ def prepare(
     batch = group.blobs.batch(between=comfy.model_management.throw_exception_if_processing_interrupted)
     prepared = _send(group, kind, payload, degrees, config, batch)
     number, answers = prepared.number, prepared.answers
-    loading = LoadingBar(answers, number, steps)
+    loading = LoadingBar(answers, number, steps, lambda share: emit(WeightsRead(share)))
     try:
         answers.wait(loading.look)
         prepared.check()
