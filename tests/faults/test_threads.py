@@ -41,8 +41,9 @@ def test_a_rank_that_hangs_while_it_loads_is_found(faults, place):
     faults.assert_right(seed=106)
 
 
-def test_a_rank_that_sends_what_cannot_be_read_is_named(faults):
+def test_a_rank_that_sends_what_cannot_be_read_is_named(faults, console):
     faults.latent()
+    console.announce("the thread xdit-receive-1 ended")
     fault = {"kind": "babbles", "place": "before the model call"}
     message = faults.error(within=SLACK, seed=107, fault=fault).message
     assert "rank 1: the thread xdit-receive-1 ended: UnpicklingError" in message
