@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from .file_lock import locked
 
@@ -67,10 +67,24 @@ def add_entry(
 def _alone(path: Path) -> Iterator[None]:
     """No other process is in here for `path`. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f"{path.name}.lock"), "a") as file:
-        deadline = time.monotonic() + BUSY_SECONDS
-        while not locked(file):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{path} is being written by another process for {BUSY_SECONDS:g} s")
-            time.sleep(POLL_SECONDS)
-        yield
+    lock = path.with_name(f"{path.name}.lock")
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        with open(lock, "a") as file:
+            if locked(file) and _is_still(lock, file):
+                try:
+                    yield
+                finally:
+                    lock.unlink()  # while it is locked: who waits for this one sees that it is gone
+                return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"another process has been writing {path} for {BUSY_SECONDS:g} s")
+        time.sleep(POLL_SECONDS)
+
+
+def _is_still(path: Path, file: IO) -> bool:
+    """Whether `path` names the open `file`, and not another one made since."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
