@@ -61,6 +61,7 @@ def sample_here(
             return call_outer_sample(executor, {**arguments, "callback": callback, "disable_pbar": disable_pbar})
     finally:
         if not group.closed:
+            group.phase("idle")
             group.send(Discard(request.number))
 
 

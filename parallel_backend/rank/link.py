@@ -13,13 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ..protocol import Ask, Cancel, Standing, decode, encode
+from ..threads import vital_thread
 from ..transport.channel import Channel, ChannelClosed
 from .cancel import CancelFlag
 
 
 class HostLink:
     """A reader thread feeds `commands` with (message, descriptors), and answers Ask with `answer`. When the host is
-    gone the process ends at once, also while the main thread is inside a collective.
+    gone, or a question cannot be answered, the process ends at once, also while the main thread is inside a collective.
     """
 
     def __init__(self, descriptor: int, answer: Callable[[Ask], Standing]):
@@ -28,7 +29,7 @@ class HostLink:
         self.commands: queue.SimpleQueue[tuple[Any, tuple[int, ...]]] = queue.SimpleQueue()
         self._cancelled: dict[int, CancelFlag] = {}
         self._lock = threading.Lock()
-        threading.Thread(target=self._read, name="xdit-host-link", daemon=True).start()
+        vital_thread("xdit-host-link", self._read)
 
     def _read(self) -> None:
         while True:
