@@ -21,7 +21,8 @@ SMALL_LATENT = 128 * 128  # positions of a latent up to which whole images are d
 
 @dataclass(frozen=True)
 class Workload:
-    """What a choice depends on. `conditions`: how many each guided call evaluates; `heads`: None without a plan.
+    """What a choice depends on. `conditions`: how many most guided calls evaluate; `most_conditions`: how many one may,
+    None for as many. `heads`: None without a plan.
 
     `together`: the patch for which all conditions must be rows of one model call, or None. `compiles`: whether there is
     something to compile or to capture. `hook_lora`: whether weights change between model calls. `steps`: of the
@@ -41,6 +42,7 @@ class Workload:
     blocks: int = 0
     undivided_blocks: str = ""
     ring_of_two: bool = False
+    most_conditions: int | None = None
 
     @classmethod
     def of(cls, model: torch.nn.Module, conditions: int, latent_shape: tuple[int, ...], **others: Any) -> Workload:
@@ -56,6 +58,11 @@ class Workload:
             blocks=len(staged_blocks(model, plan)) if plan is not None else 0,
             **others,
         )
+
+    @property
+    def cfg_limit(self) -> int:
+        """How many ranks can have a condition of their own, if only now and then."""
+        return max(1, self.conditions, self.most_conditions or 0)
 
     @property
     def images(self) -> int:
@@ -111,7 +118,8 @@ def refusal(degrees: Degrees, config: ParallelConfig, ranks: int, work: Workload
 def _auto(ranks: int, work: Workload, links: Links | None) -> Choice:
     if ranks == 1:
         return Choice(Degrees(), "one device")
-    cfg = 2 if work.conditions >= 2 and ranks % 2 == 0 and work.together is None else 1
+    conditions = work.cfg_limit if work.plan is None else work.conditions  # then there is nothing else to divide by
+    cfg = 2 if conditions >= 2 and ranks % 2 == 0 and work.together is None else 1
     rest, images = ranks // cfg, work.images
     facts = f"{work.architecture}, {_count(work.conditions, 'condition')}, latent {_size(work.latent_shape)}"
     by_images = Degrees(cfg=cfg, batch=max(part for part in range(1, rest + 1) if rest % part == 0 and part <= images))
@@ -182,10 +190,10 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
             f"cfg degree {degrees.cfg}, but the patch {work.together!r} on this MODEL weighs conditions against each"
             " other, so they must run in one model call; set cfg to 1" + instead
         )
-    if degrees.cfg > max(1, work.conditions):
+    if degrees.cfg > work.cfg_limit:
         raise ConfigError(
-            f"cfg degree {degrees.cfg}, but this sampler evaluates {work.conditions} condition(s) per step; set cfg to"
-            f" {max(1, work.conditions)} at most{instead}"
+            f"cfg degree {degrees.cfg}, but this sampler evaluates {max(work.conditions, work.most_conditions or 0)}"
+            f" condition(s) per step; set cfg to {work.cfg_limit} at most{instead}"
         )
     return Choice(degrees, reason)
 

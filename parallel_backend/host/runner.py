@@ -23,6 +23,7 @@ from ..transport.pickling import CannotTravel
 from .benchmark_best import best_key, remembered_best
 from .choose import Choice, Workload, choose, refusal
 from .compiling import compile_wanted, count_sampled
+from .conditions import count_conditions
 from .devices import DeviceSet, resolve
 from .errors import OutOfMemory
 from .events import RunStarted, emit, observed, prompt_id
@@ -146,12 +147,14 @@ def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet) -> Work
     options = guider.model_options.get("transformer_options", {})
     model = guider.model_patcher.model.diffusion_model
     plan = plan_for(model)
+    conditions = count_conditions(guider, arguments["sampler"])
     return Workload.of(
         model,
-        count_conditions(guider),
+        conditions.expected,
         tuple(arguments["noise"].shape),
         together=patch_between_conditions(guider.model_options),
         hook_lora=bool(guider.model_patcher.hook_patches),
+        most_conditions=conditions.most,
         steps=len(arguments["sigmas"]) - 1,
         undivided_blocks=replaced_blocks(options),
         ring_of_two=plan is not None and plan.ring_of_two and _kernel_is_ours(options) and devices.share_memory,
@@ -163,13 +166,6 @@ def _kernel_is_ours(options: dict[str, Any]) -> bool:
     ring could not use: it needs the log-sum-exp, which all kernels of Parallel Config give.
     """
     return comfy_attention.optimized_attention is comfy_attention.attention_pytorch and not options.get(OVERRIDE)
-
-
-def count_conditions(guider: Any) -> int:
-    """How many conditions one guided call evaluates: ComfyUI skips the negative one at cfg 1."""
-    conditions = len(guider.conds)
-    single = getattr(guider, "cfg", None) == 1.0 and not guider.model_options.get("disable_cfg1_optimization", False)
-    return 1 if single and set(guider.conds) <= {"positive", "negative"} else conditions
 
 
 def _sample_request(guider: Any, arguments: dict[str, Any], callback: Callable | None) -> SampleRequest:
