@@ -15,12 +15,14 @@ import tqdm
 
 from ..config import REPLICATE, ConfigError, Degrees, ParallelConfig
 from ..protocol import Finished, SampleRequest, Step
+from ..random_state import RandomState
 from ..sharding.guided_call import patch_between_conditions
 from ..sharding.patches import OVERRIDE, replaced_blocks
 from ..sharding.plans import plan_for
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel
 from .benchmark_best import best_key, remembered_best
+from .callback import Answered, Shown, only_looks
 from .choose import Choice, Workload, choose, refusal
 from .compiling import compile_wanted, count_sampled
 from .conditions import count_conditions
@@ -169,9 +171,9 @@ def _kernel_is_ours(options: dict[str, Any]) -> bool:
 
 
 def _sample_request(guider: Any, arguments: dict[str, Any], callback: Callable | None) -> SampleRequest:
-    device = guider.model_patcher.load_device
-    accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return SampleRequest(guider, {**arguments, "callback": callback is not None}, (torch.get_rng_state(), accelerator))
+    state = RandomState.take(guider.model_patcher.load_device)
+    answered = callback is not None and not only_looks(callback)
+    return SampleRequest(guider, {**arguments, "callback": callback is not None}, state, answered)
 
 
 def _stream(
@@ -182,21 +184,22 @@ def _stream(
     disable_pbar: bool,
     steps: int,
 ) -> torch.Tensor:
+    shown = None
+    if callback is not None:
+        shown = Shown(callback, device) if only_looks(callback) else Answered(callback, device, group.send)
     with tqdm.tqdm(total=steps, disable=disable_pbar) as bar:
 
         def on_message(rank: int, message: Any) -> None:
             if isinstance(message, Step):
                 bar.update(message.step + 1 - bar.n)
-                callback(message.step, unpack(message.x0, device), unpack(message.x, device), message.total)
+                shown.step(message)
 
         finished = collect(group, request, on_message)
     _raise_if_cancelled(finished)
     for note in finished[0].notes:
         logging.info("xDiT: %s", note)
-    latent, rng, accelerator_rng = finished[0].result
-    torch.set_rng_state(unpack(rng))
-    if accelerator_rng is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(unpack(accelerator_rng), device)
+    latent, state = finished[0].result
+    state.restore(device)
     return unpack(latent, device)
 
 
