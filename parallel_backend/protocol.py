@@ -108,7 +108,7 @@ class Forward:
 @dataclass(frozen=True)
 class StepAnswer:
     """What a callback that is not ComfyUI's own made of step `number`'s tensors: x0 and x as in Step, None for what it
-    left as it was. `random`: as in Step, for the sampler to go on from.
+    left as it was; and the `guider`'s plain attributes (cfg) that it changed. `random`: as in Step, to go on from.
     """
 
     request: int
@@ -116,6 +116,7 @@ class StepAnswer:
     x0: Any
     x: Any
     random: RandomState
+    guider: dict[str, Any]
 
 
 @dataclass(frozen=True)

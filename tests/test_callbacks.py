@@ -1,11 +1,12 @@
 """Callbacks of nodes: what they make of the latent, of the generators and of the process comes true as in stock."""
 
 import pytest
-from support.comfy_client import PromptFailed
+from support.comfy_client import ComfyClient, PromptFailed
 from support.compare import TOLERANCE, both, flux_loaders
 from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import rank_pids
+from support.tiny_models import ModelShelf
 from support.waiting import wait_until
 
 
@@ -85,3 +86,19 @@ def test_settings_that_a_callback_changes_are_told(client, comfy, models):
 def test_settings_made_before_sampling_hold_in_the_ranks_for_this_run(client, models, ranks):
     assert pair(client, models, "ForeignSettings", ranks, change=True, seed=4) <= TOLERANCE
     assert pair(client, models, "ForeignSettings", ranks, change=False, seed=5) <= TOLERANCE
+
+
+@pytest.mark.parametrize("ranks", [{"ulysses": 2}, {"cfg": 2}, {"devices": "cpu:1"}], ids=str)
+def test_a_callback_that_sets_cfg(client, models, ranks):
+    def build(graph, model):
+        return sampled(graph, model, "ForeignCallbackSetsCfg", negative=graph.flux_conditioning(2, 33))
+
+    stock, found = both(client, models, build, **ranks)
+    assert relative_error(found, stock) <= TOLERANCE
+
+
+def test_a_callback_that_takes_longer_than_ranks_may_stall(start_comfy):
+    with_short_limit = start_comfy(XDIT_STALL_TIMEOUT="4")
+    shelf = ModelShelf(with_short_limit.base / "models")
+    with ComfyClient(with_short_limit.url, with_short_limit.base / "output") as own:
+        assert pair(own, shelf, "ForeignStepCallback", {"ulysses": 2}, what="slow") <= TOLERANCE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import comfy.samplers
 import latent_preview
@@ -56,26 +57,30 @@ class Shown:
 
 
 class Answered:
-    """Gives each step's tensors to any callback, and tells the ranks by `answer` what became of them and of the random
-    state. What it changes of the process's settings stays here; the first time that is said.
+    """Gives each step's tensors to any callback, and tells the ranks by `answer` what became of them, of the random
+    state and of the `guider`. What it changes of the process's settings stays here; the first time that is said.
     """
 
-    def __init__(self, callback: Callback, device: torch.device, answer: Callable[[StepAnswer], None]):
+    def __init__(self, callback: Callback, device: torch.device, guider: Any, answer: Callable[[StepAnswer], None]):
         self._callback = callback
+        self._guider = guider
         self._device = device
         self._answer = answer
         self._told: set[str] = set()
 
     def step(self, step: Step) -> None:
         x0, x = _tensors(step, self._device)
-        before, settings = [x0.clone(), x.clone()], ProcessSettings.read()
+        before, settings, attributes = [x0.clone(), x.clone()], ProcessSettings.read(), _plain(self._guider)
         step.random.restore(self._device)
         self._callback(step.step, x0, x, step.total)
         self._tell(ProcessSettings.read().unlike(settings))
         edited = [
             None if torch.equal(tensor, old) else pack(tensor) for tensor, old in zip((x0, x), before, strict=True)
         ]
-        self._answer(StepAnswer(step.request, step.number, *edited, RandomState.take(self._device)))
+        changed = {
+            name: value for name, value in _plain(self._guider).items() if (name, value) not in attributes.items()
+        }
+        self._answer(StepAnswer(step.request, step.number, *edited, RandomState.take(self._device), changed))
 
     def _tell(self, changed: list[str]) -> None:
         new = set(changed) - self._told
@@ -93,6 +98,10 @@ def describe(callback: Callback) -> str:
     callback = _given(callback)
     name = getattr(callback, "__qualname__", type(callback).__qualname__)
     return f"the callback {name} of {getattr(callback, '__module__', type(callback).__module__)}"
+
+
+def _plain(guider: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(guider).items() if isinstance(value, bool | int | float | str)}
 
 
 def _tensors(step: Step, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -26,8 +26,10 @@ class Conditions(NamedTuple):
     most: int
 
 
-def count_conditions(guider: Any, sampler: Any) -> Conditions:
-    """ComfyUI skips the negative prompt at cfg 1. A node's guider, sampler or wrapper may change cfg as it goes."""
+def count_conditions(guider: Any, sampler: Any, steered: bool) -> Conditions:
+    """ComfyUI skips the negative prompt at cfg 1. A node's guider, sampler or wrapper may change cfg as it goes, or its
+    callback (`steered`: there is one).
+    """
     conditions = len(guider.conds)
     every = Conditions(conditions, conditions)
     cfg = getattr(guider, "cfg", None)
@@ -35,7 +37,7 @@ def count_conditions(guider: Any, sampler: Any) -> Conditions:
         return every
     if not math.isclose(cfg, 1.0) or guider.model_options.get(NO_SKIP, False) or _skips_nothing(sampler):
         return every
-    return Conditions(1, conditions if _may_set_cfg(guider, sampler) else 1)
+    return Conditions(1, conditions if steered or _may_set_cfg(guider, sampler) else 1)
 
 
 def _skips_nothing(sampler: Any) -> bool:

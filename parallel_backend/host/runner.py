@@ -89,7 +89,8 @@ def _run(
     config = patcher.parallel_config or ParallelConfig()
     devices = resolve(config.devices)
     refuse_too_large(arguments["noise"], devices)
-    work = workload(guider, arguments, devices)
+    steered = callback is not None and not only_looks(callback)
+    work = workload(guider, arguments, devices, steered)
     if degrees is None:  # what cannot be had is refused before anything starts
         with_weights(choose(config, devices.size, work), config, devices.size, work, None)
     group = manager.group(devices, config.may_leave_out)
@@ -117,7 +118,7 @@ def _run(
         logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks", error)
         return _sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config)
     logging.debug("xDiT: request prepared in %.3f s", time.monotonic() - started)
-    latent = _stream(group, request, patcher.load_device, callback, disable_pbar, steps)
+    latent = _stream(group, request, guider, callback, disable_pbar, steps)
     count_sampled(work, devices.kind, steps, compiled=config.compile == "on")
     return latent
 
@@ -144,12 +145,12 @@ def _sample_here(*run: Any) -> torch.Tensor:
         raise OutOfMemory(f"{error}. {ADVICE}", error.group_lives, final=True) from None
 
 
-def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet) -> Workload:
-    """`arguments`: those of `guider.outer_sample`."""
+def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet, steered: bool = False) -> Workload:
+    """`arguments`: those of `guider.outer_sample`; `steered`: whether a callback may change the guider."""
     options = guider.model_options.get("transformer_options", {})
     model = guider.model_patcher.model.diffusion_model
     plan = plan_for(model)
-    conditions = count_conditions(guider, arguments["sampler"])
+    conditions = count_conditions(guider, arguments["sampler"], steered)
     return Workload.of(
         model,
         conditions.expected,
@@ -179,14 +180,15 @@ def _sample_request(guider: Any, arguments: dict[str, Any], callback: Callable |
 def _stream(
     group: ProcessGroup,
     request: Request,
-    device: torch.device,
+    guider: Any,
     callback: Callable | None,
     disable_pbar: bool,
     steps: int,
 ) -> torch.Tensor:
-    shown = None
+    device, shown = guider.model_patcher.load_device, None
     if callback is not None:
-        shown = Shown(callback, device) if only_looks(callback) else Answered(callback, device, group.send)
+        looks = only_looks(callback)
+        shown = Shown(callback, device) if looks else Answered(callback, device, guider, group.send)
     with tqdm.tqdm(total=steps, disable=disable_pbar) as bar:
 
         def on_message(rank: int, message: Any) -> None:

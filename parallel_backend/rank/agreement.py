@@ -27,7 +27,7 @@ from .announcements import Announcements
 from .inputs import put_together, take_apart
 
 GUIDED, CONDITIONS, MODEL = "guided call", "conditions", "model call"
-START, CANCELLED, WAITS, SAMPLED, RAN = "start", "cancelled", "waits", "sampled", "ran"
+START, CANCELLED, WAITS, CHANGED, SAMPLED, RAN = "start", "cancelled", "waits", "changed", "sampled", "ran"
 ENDS = (SAMPLED, RAN)
 OPTIONS = "transformer_options"
 
@@ -78,6 +78,13 @@ class Agreement:
         self._cancelled.is_set()
         if self._rank0 is not None and not self._inside:
             self._tell(WAITS, None)
+
+    def change(self, attributes: dict[str, Any]) -> None:
+        """On rank 0: the guider gets these attributes, on every rank before its next call."""
+        if attributes:
+            vars(self._guider).update(attributes)
+            if self._rank0 is not None:
+                self._tell(CHANGED, attributes)
 
     # A run and its sampler
 
@@ -218,7 +225,9 @@ class Agreement:
             if what in ENDS:
                 self._over, self._latent = what, put_together(skeleton, tensors, None)
                 raise LeaderDone
-            if what != WAITS:
+            if what == CHANGED:
+                vars(self._guider).update(put_together(skeleton, tensors, None))
+            elif what != WAITS:
                 self._serve(what, which, skeleton, tensors)
 
     def _serve(self, what: str, number: int, skeleton: Any, tensors: list[torch.Tensor]) -> None:

@@ -29,8 +29,8 @@ class Announcements:
         """`news`: what JSON can hold; `tensors`: of any dtype, shape, strides and device."""
         specs = [(str(tensor.dtype).removeprefix("torch."), list(tensor.shape), _kind(tensor)) for tensor in tensors]
         line = json.dumps((news, specs)).encode()
-        first = bytearray(max(SHORT, LENGTH))
-        first[:LENGTH] = len(line).to_bytes(LENGTH)
+        first = bytearray(SHORT)
+        first[:LENGTH] = len(line).to_bytes(LENGTH, "big")
         own = line[: SHORT - LENGTH]
         first[LENGTH : LENGTH + len(own)] = own
         self._broadcast(torch.frombuffer(first, dtype=torch.uint8))
@@ -44,7 +44,7 @@ class Announcements:
         """The news, and the tensors on this rank's devices, contiguous."""
         first = bytearray(SHORT)
         self._broadcast(torch.frombuffer(first, dtype=torch.uint8))
-        length = int.from_bytes(first[:LENGTH])
+        length = int.from_bytes(first[:LENGTH], "big")
         line = first[LENGTH : LENGTH + length]
         if length > len(line):
             rest = bytearray(length - len(line))

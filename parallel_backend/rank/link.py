@@ -52,10 +52,13 @@ class HostLink:
 
     def _put_answer(self, answer: StepAnswer) -> None:
         """The newest only: every rank gets it, one of them waits for it."""
+        self._forget_answers()
+        self.answers.put(answer)
+
+    def _forget_answers(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
                 self.answers.get_nowait()
-        self.answers.put(answer)
 
     def cancelled(self, request: int) -> CancelFlag:
         """Set once the host cancels this request."""
@@ -65,6 +68,7 @@ class HostLink:
     def done(self, request: int) -> None:
         with self._lock:
             self._cancelled.pop(request, None)
+        self._forget_answers()
 
     def send(self, message: Any) -> None:
         self._channel.send(encode(message))

@@ -93,7 +93,7 @@ def sample(
     agreement = Agreement(mesh.active, cancelled, guider, models, schedule)
     _put_first(guider.model_options, WrappersMP.PREDICT_NOISE, [agreement.guided])
     _put_first(guider.model_options, WrappersMP.SAMPLER_SAMPLE, [agreement.sampler])
-    on_step = steps.callback(agreement.wait) if steps is not None else None
+    on_step = steps.callback(agreement) if steps is not None else None
     arguments = {**request.arguments, "callback": _counting(schedule, on_step), "disable_pbar": True}
     with contextlib.ExitStack() as contexts:
         contexts.enter_context(options.settings.held())

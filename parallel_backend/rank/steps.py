@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -21,11 +21,21 @@ WAIT_SECONDS = 1.0  # between two words to the ranks that wait for this one
 Callback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
 
 
+class Followers(Protocol):
+    """The ranks that follow the one whose steps the host sees."""
+
+    def wait(self) -> None:
+        """Tell them, now and then, that this rank waits for the host."""
+
+    def change(self, attributes: dict[str, Any]) -> None:
+        """The guider gets these attributes, on every rank."""
+
+
 class Steps(Protocol):
     """How steps get to the host."""
 
-    def callback(self, wait: Callable[[], None]) -> Callback:
-        """For the sampler. `wait()` is called now and then while it waits for the host."""
+    def callback(self, followers: Followers) -> Callback:
+        """For the sampler."""
 
     def finish(self) -> None:
         """Returns when the last step is sent; nothing may be sent for the request before."""
@@ -44,7 +54,7 @@ class StepSender:
         self._thread = ThreadPoolExecutor(1, "xdit-steps")
         self._in_flight: Future[None] | None = None
 
-    def callback(self, wait: Callable[[], None]) -> Callback:
+    def callback(self, followers: Followers) -> Callback:
         return self._step
 
     def _step(self, step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
@@ -87,15 +97,16 @@ class AnsweredSteps:
         self._device = device
         self._number = 0
 
-    def callback(self, wait: Callable[[], None]) -> Callback:
+    def callback(self, followers: Followers) -> Callback:
         def step(step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
             number, self._number = self._number, self._number + 1
             shown = None if _same(x0, x) else pack(x0)
             state = RandomState.take(self._device)
             self._link.send(Step(self._request, self._rank, step, total, shown, pack(x), number, state))
-            answer = self._answer(number, wait)
+            answer = self._answer(number, followers)
             if answer is None:
                 return
+            followers.change(answer.guider)
             answer.random.restore(self._device)
             for tensor, edited in ((x0, answer.x0), (x, answer.x)):
                 if edited is not None:
@@ -103,7 +114,7 @@ class AnsweredSteps:
 
         return step
 
-    def _answer(self, number: int, wait: Callable[[], None]) -> StepAnswer | None:
+    def _answer(self, number: int, followers: Followers) -> StepAnswer | None:
         cancelled: CancelFlag = self._link.cancelled(self._request)
         polls = 0
         while not cancelled.is_set():
@@ -112,7 +123,7 @@ class AnsweredSteps:
             except queue.Empty:
                 polls += 1
                 if polls % round(WAIT_SECONDS / POLL_SECONDS) == 0:
-                    wait()
+                    followers.wait()
                 continue
             if (answer.request, answer.number) == (self._request, number):
                 return answer

@@ -306,3 +306,22 @@ class ForeignScheduledGuider:
         guider.set_conds(positive, negative)
         guider.set_cfg(1.0)
         return (guider,)
+
+
+@node(("LATENT",), model=("MODEL",), positive=("CONDITIONING",), negative=("CONDITIONING",), latent_image=("LATENT",))
+class ForeignCallbackSetsCfg:
+    """A guider that begins at cfg 1, and a callback that sets it higher from step to step."""
+
+    def make(self, model, positive, negative, latent_image):
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(1.0)
+
+        def callback(step, x0, x, total):
+            guider.set_cfg(2.0 + step)
+
+        latent = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 4)
+        noise = comfy.sample.prepare_noise(latent, 7)
+        sampler = comfy.samplers.sampler_object("euler")
+        return ({"samples": guider.sample(noise, latent, sampler, sigmas, callback=callback, seed=7)},)
