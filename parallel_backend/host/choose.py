@@ -21,7 +21,8 @@ SMALL_LATENT = 128 * 128  # positions of a latent up to which whole images are d
 
 @dataclass(frozen=True)
 class Workload:
-    """What a choice depends on. `conditions`: how many each guided call evaluates; `heads`: None without a plan.
+    """What a choice depends on. `conditions`: how many most guided calls evaluate; `most_conditions`: how many one may,
+    None for as many. `heads`: None without a plan.
 
     `together`: what weighs conditions against each other, so that all must be rows of one model call, or None.
     `conditions_undivided`, `rows_undivided`: why cfg or batch groups would each evaluate all of a call, or "".
@@ -46,6 +47,7 @@ class Workload:
     undivided_blocks: str = ""
     ring_of_two: bool = False
     undivided: str = ""
+    most_conditions: int | None = None
 
     @classmethod
     def of(cls, model: torch.nn.Module, conditions: int, latent_shape: tuple[int, ...], **others: Any) -> Workload:
@@ -61,6 +63,11 @@ class Workload:
             blocks=len(staged_blocks(model, plan)) if plan is not None else 0,
             **others,
         )
+
+    @property
+    def cfg_limit(self) -> int:
+        """How many ranks can have a condition of their own, if only now and then."""
+        return max(1, self.conditions, self.most_conditions or 0)
 
     @property
     def images(self) -> int:
@@ -123,7 +130,8 @@ def _auto(ranks: int, work: Workload, links: Links | None) -> Choice:
         return Choice(Degrees(), "one device")
     if work.undivided:
         return Choice(Degrees(), f"{work.architecture}; {work.undivided}")
-    cfg = 2 if work.conditions >= 2 and ranks % 2 == 0 and work.divides(Degrees(cfg=2)) else 1
+    conditions = work.cfg_limit if work.plan is None else work.conditions  # then there is nothing else to divide by
+    cfg = 2 if conditions >= 2 and ranks % 2 == 0 and work.divides(Degrees(cfg=2)) else 1
     rest, images = ranks // cfg, work.images if not work.rows_undivided else 1
     facts = f"{work.architecture}, {_count(work.conditions, 'condition')}, latent {_size(work.latent_shape)}"
     by_images = Degrees(cfg=cfg, batch=max(part for part in range(1, rest + 1) if rest % part == 0 and part <= images))
@@ -197,10 +205,10 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
         raise ConfigError(
             f"cfg degree {degrees.cfg}, but {work.together}, so they must run in one model call; set cfg to 1{instead}"
         )
-    if degrees.cfg > max(1, work.conditions):
+    if degrees.cfg > work.cfg_limit:
         raise ConfigError(
-            f"cfg degree {degrees.cfg}, but this sampler evaluates {work.conditions} condition(s) per step; set cfg to"
-            f" {max(1, work.conditions)} at most{instead}"
+            f"cfg degree {degrees.cfg}, but this sampler evaluates {max(work.conditions, work.most_conditions or 0)}"
+            f" condition(s) per step; set cfg to {work.cfg_limit} at most{instead}"
         )
     return Choice(degrees, reason)
 

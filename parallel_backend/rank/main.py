@@ -59,7 +59,7 @@ from .pulse import Pulse, no_reading
 from .reader import RequestReader
 from .reading import RequestReading
 from .sampling import sample
-from .steps import StepSender
+from .steps import AnsweredSteps, Steps, StepSender
 from .store import ModelStore
 from .weight_groups import WeightGroups
 from .weights import nothing
@@ -197,32 +197,32 @@ class Rank:
         self._end(message.request)
 
     def _sample(self, message: Prepare, request: SampleRequest, mesh) -> None:
-        wanted = request.arguments.pop("callback") and self._rank == 0
-        steps = StepSender(self._link, message.request, self._rank)
+        steps = self._steps(message, request) if request.arguments.pop("callback") and self._rank == 0 else None
         if self._rank == 0:
             self._reader.received.remember()
         try:
-            latent, notes = sample(
+            latent, random, notes = sample(
                 request,
                 self._reader.patchers,
                 mesh,
                 self._meshes,
                 message,
                 self._link.cancelled(message.request),
-                steps if wanted else None,
+                steps,
             )
         finally:
-            steps.finish()
+            if steps is not None:
+                steps.finish()
         if self._rank != 0:
             self._finish(message.request, notes=notes)
             return
         changes, lost = self._reader.received.changes()
-        self._finish(message.request, result=(pack(latent), *self._rng()), changes=changes, notes=(*notes, *lost))
+        self._finish(message.request, result=(pack(latent), random), changes=changes, notes=(*notes, *lost))
 
-    def _rng(self) -> tuple:
-        """The random state after sampling, CPU and accelerator, for ComfyUI to go on from."""
-        accelerator = pack(torch.cuda.get_rng_state()) if self._device.type == "cuda" else None
-        return pack(torch.get_rng_state()), accelerator
+    def _steps(self, message: Prepare, request: SampleRequest) -> Steps:
+        if request.answered:
+            return AnsweredSteps(self._link, message.request, self._rank, self._device)
+        return StepSender(self._link, message.request, self._rank)
 
     def _forward_call(self, message: Forward) -> None:
         cancelled = self._link.cancelled(message.request)
