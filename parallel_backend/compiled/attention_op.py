@@ -60,9 +60,9 @@ def _token_major(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 
 
-# What a compiled block gets as transformer_options: constants, so that no value in them makes it compile again.
-WHOLE_OPTIONS = {OVERRIDE: _through_operator(local=False)}
-LOCAL_OPTIONS = {OVERRIDE: _through_operator(local=True)}
+# What a compiled block finds in transformer_options in the place of the call's own override, and its local submodules.
+THROUGH_OPERATOR = _through_operator(local=False)
+LOCAL_THROUGH_OPERATOR = _through_operator(local=True)
 
 
 def _attention(

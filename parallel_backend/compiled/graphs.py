@@ -12,6 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from itertools import chain
+from types import MethodType
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..sharding import counts
 from ..sharding.attention import ShardedAttention
+from ..sharding.foreign_code import watch
 from ..sharding.patches import OVERRIDE
 
 OPTIONS = "transformer_options"
@@ -72,22 +74,26 @@ class GraphedForward:
         self._calls: Counter = Counter()
         self._refused: set[Hashable] = set()
         self._pool = None
-        self._original = model.forward
+        self._watch = watch(model)
+        self._original = own = MethodType(type(model).forward, model)
         if not hasattr(model, "_forward"):  # PipeFusion replaces it: the runs of all patches go into one graph
-            model._forward = model.forward
+            model._forward = own
             self._original = lambda *args, **kwargs: model._forward(*args, **kwargs)
+        self._in_its_place = functools.wraps(own)(lambda *args, **kwargs: self._forward(*args, **kwargs))
+        self._take_place()
 
-        @functools.wraps(model.forward)
-        def forward(*args, **kwargs):
-            return self._forward(*args, **kwargs)
-
-        model.forward = forward
+    def _take_place(self) -> None:
+        """Be the model's forward, unless a node's is in its place. ComfyUI drops this one where it takes that back."""
+        replaced = any(one.path == "" and one.what == "forward" for one in self._watch.look())
+        if not replaced and vars(self._model).get("forward") is not self._in_its_place:
+            self._model.forward = self._in_its_place
 
     def start(self, note: Callable[[str], None], identity: Hashable) -> None:
         """Capture and replay in this request; weights keep their places while it lasts. `note(line)` hears why a call
         is not captured.
         """
         self._note = note
+        self._take_place()
         if identity != self._identity:
             self.drop()
             self._identity = identity
@@ -102,7 +108,7 @@ class GraphedForward:
         self._pool = None
 
     def _forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if not self.active:
+        if not self.active or self._watch.found:
             return self._original(*args, **kwargs)
         if self._check_addresses:
             self._drop_if_moved()
