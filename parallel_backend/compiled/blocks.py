@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 
+from ..sharding.attention import ShardedAttention
 from ..sharding.block_paths import hooked_blocks
+from ..sharding.engine import ShardedModel
 from ..sharding.foreign_code import ForeignCode, watch
 from ..sharding.modules import argument_names, bind, blocks_at, module_at
 from ..sharding.options_read import keys_read
 from ..sharding.patches import OVERRIDE
-from ..sharding.plan import Plan
 from ..sharding.reach import blocks_with_code
 from . import fuse
 from .attention_op import LOCAL_THROUGH_OPERATOR, THROUGH_OPERATOR, attention_options
+from .global_attention import attend_locally, open_global
 from .scaled_fp8 import open_to_the_compiler
 
 OPTIONS = "transformer_options"
@@ -25,14 +27,16 @@ PLAIN = (type(None), bool, int, float, str)
 
 
 class CompiledBlocks:
-    """The blocks named in `plan`, each of which runs compiled while `active`, as ComfyUI wrote it otherwise.
+    """The blocks of a model that its plan names. Each runs compiled while `active`, as ComfyUI wrote it otherwise.
 
     backend: of torch.compile. What is compiled holds no weights: patched, moved and exchanged ones need no new
     compiling.
     """
 
-    def __init__(self, model: torch.nn.Module, plan: Plan, backend: str | Callable = "inductor"):
+    def __init__(self, sharded: ShardedModel, backend: str | Callable = "inductor"):
+        model, plan = sharded.model, sharded.plan
         self.active = False
+        self._sharded = sharded
         self._note: Callable[[str], None]
         self._backend = fuse.fusing(backend)
         self._compiled: dict[Callable, Callable] = {}
@@ -52,6 +56,10 @@ class CompiledBlocks:
                     inner = module_at(block, name)
                     if _takes_options(argument_names(inner)):
                         inner.register_forward_pre_hook(_attend_locally, with_kwargs=True)
+                    else:
+                        attend_locally(inner)
+        for name in plan.attention_globals:
+            open_global(name)
 
     def start(self, note: Callable[[str], None]) -> None:
         """Run compiled. `note(line)` hears why blocks run as they are nevertheless: code of a node, a patch that the
@@ -85,9 +93,10 @@ class CompiledBlocks:
                 return as_it_is()
             if "args" not in names:
                 args, kwargs = (), bind(names, args, kwargs)
-            settings = {key: options[key] for key in keys & options.keys()}
-            kwargs = {**kwargs, OPTIONS: {OVERRIDE: THROUGH_OPERATOR, **settings}}
-            with attention_options(options):
+            if _takes_options(names):
+                settings = {key: options[key] for key in keys & options.keys()}
+                kwargs = {**kwargs, OPTIONS: {OVERRIDE: THROUGH_OPERATOR, **settings}}
+            with attention_options(self._options_of_attention(options)):
                 return self._run(block, as_it_is, args, kwargs)
 
         return forward
@@ -96,7 +105,7 @@ class CompiledBlocks:
         """Why a block that is called with these transformer_options is not compiled, or ""."""
         if (found := self._watch.found) and (code := self._code_in(found).get(path)) is not None:
             return f"{code.by} runs in blocks of the model; these are not compiled"
-        if not _takes_options(names):
+        if not _takes_options(names) and not self._sharded.plan.attention_globals:
             return "the blocks take no transformer_options, so they are not compiled"
         inside = [name for name, patches in options.get("patches", {}).items() if patches and name not in self._outside]
         if inside:
@@ -106,6 +115,13 @@ class CompiledBlocks:
                 kind = type(options[key]).__qualname__
                 return f"the blocks read {key!r} of transformer_options, a {kind}, so they are not compiled"
         return ""
+
+    def _options_of_attention(self, options: dict[str, Any]) -> dict[str, Any]:
+        """What the attention of a block called with these transformer_options would get, were it not compiled."""
+        if not self._sharded.plan.attention_globals:
+            return options
+        call = self._sharded.call
+        return {OVERRIDE: ShardedAttention(call, None)} if call is not None else {}
 
     def _code_in(self, found: tuple[ForeignCode, ...]) -> dict[str, ForeignCode]:
         if self._foreign[0] is not found:
