@@ -61,6 +61,7 @@ class Prepare:
     """Read a request. `kind`: "sample" runs the whole guider in the ranks, "forward" serves single model calls,
     "preload" only reads weights, as long as it is not cancelled, and leaves those alone that a rank holds.
     `weights`: one of config.WEIGHTS, but not "auto". `patches`, `warmup_steps`: of PipeFusion, as in ParallelConfig.
+    `parameters`: parameters of the model are part of the request.
     """
 
     request: int
@@ -76,6 +77,7 @@ class Prepare:
     weights: str = REPLICATE
     patches: int = 0
     warmup_steps: int = 1
+    parameters: bool = False
 
 
 @dataclass(frozen=True)
@@ -246,13 +248,14 @@ class Step:
 @dataclass(frozen=True)
 class Finished:
     """The end of a request that ran. `result`: packed tensors of rank 0; `cancelled`: stopped at a step boundary;
-    `collectives`: as in Failed.
+    `changes`: what rank 0's run left in the request's objects (transport.returned); `collectives`: as in Failed.
     """
 
     request: int
     rank: int
     cancelled: bool = False
     result: Any = None
+    changes: bytes = b""
     notes: tuple[str, ...] = ()
     collectives: dict[str, int] = field(default_factory=dict)
 

@@ -15,7 +15,7 @@ from ..protocol import Discard, Finished, Go, Prepare, Rejected
 from ..transport.blobs import BlobBatch
 from ..transport.pickling import CannotTravel, dumps
 from .answers import Answers
-from .describe import GraphDescribers
+from .describe import GraphDescribers, patchers_of
 from .errors import OutOfMemory, RequestRefused
 from .events import StepsStarted, emit
 from .group import ProcessGroup
@@ -25,9 +25,10 @@ from .memory import shortage
 
 @dataclass(frozen=True)
 class Request:
-    """A prepared request that was told to go."""
+    """A prepared request that was told to go. `numbered`: its objects, as the ranks number them."""
 
     number: int
+    numbered: list[Any]
 
 
 def prepare(
@@ -56,17 +57,20 @@ def prepare(
     group.held.loaded({key for key, _ in prepared.echo})
     group.send(Go(number))
     emit(StepsStarted())
-    return Request(number)
+    return Request(number, prepared.numbered)
 
 
 @dataclass(frozen=True)
 class Preparing:
-    """A request on its way to be prepared. `echo`: what its MODELs are; `began`: time.monotonic() when it was sent."""
+    """A request on its way to be prepared. `echo`: what its MODELs are; `began`: time.monotonic() when it was sent;
+    `numbered`: its objects.
+    """
 
     number: int
     answers: Answers
     echo: list[tuple[str, str]]
     began: float
+    numbered: list[Any]
 
     def check(self) -> None:
         """Once every rank answered. Raises as `prepare` does."""
@@ -92,7 +96,7 @@ def _send(
     keep: Collection[bytes] = (),
 ) -> Preparing:
     """`keep`: modules that the ranks hold, and that are kept beside those of `payload`."""
-    graph = GraphDescribers()
+    graph = GraphDescribers(patchers_of(payload))
     stream = dumps(payload, batch, graph.describers())
     number = group.next_request()
     group.phase("loading the model")
@@ -114,9 +118,10 @@ def _send(
             config.weights,
             config.patches,
             config.warmup_steps,
+            stream.parameters,
         )  # fmt: skip
     )
-    return Preparing(number, Answers(group, number), graph.echo, time.monotonic())
+    return Preparing(number, Answers(group, number), graph.echo, time.monotonic(), stream.numbered)
 
 
 def _check(group: ProcessGroup, answers: Answers, echo: list[tuple[str, str]]) -> None:

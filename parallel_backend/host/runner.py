@@ -20,8 +20,10 @@ from ..sharding.patches import OVERRIDE, replaced_blocks
 from ..sharding.plans import plan_for
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel
+from ..transport.returned import apply_changes
 from .benchmark_best import best_key, remembered_best
 from .choose import Choice, Workload, choose, refusal
+from .compile_nodes import as_configured
 from .compiling import compile_wanted, count_sampled
 from .devices import DeviceSet, resolve
 from .errors import OutOfMemory
@@ -83,7 +85,7 @@ def _run(
 ) -> torch.Tensor:
     guider = executor.class_obj
     patcher = guider.model_patcher
-    config = patcher.parallel_config or ParallelConfig()
+    config = as_configured(guider, patcher.parallel_config or ParallelConfig())
     devices = resolve(config.devices)
     refuse_too_large(arguments["noise"], devices)
     work = workload(guider, arguments, devices)
@@ -197,6 +199,7 @@ def _stream(
     _raise_if_cancelled(finished)
     for note in finished[0].notes:
         logging.info("xDiT: %s", note)
+    apply_changes(finished[0].changes, request.numbered, device)
     latent, rng, accelerator_rng = finished[0].result
     torch.set_rng_state(unpack(rng))
     if accelerator_rng is not None and device.type == "cuda":

@@ -142,6 +142,8 @@ class Rank:
             place(patchers, message.weights, message.degrees, self._rank)
             self._pulse.reading = reading = RequestReading(message.request, patchers)
             comfy.model_management.load_models_gpu(patchers)
+            if message.parameters:
+                request = self._with_parameters(message)
         except Exception as error:
             self._end(message.request)
             self._link.send(Rejected(message.request, self._rank, stage, raised(error)))
@@ -150,6 +152,15 @@ class Rank:
             self._pulse.reading = no_reading  # else it would keep the weights from being freed
         self._prepared = (message, request)
         self._link.send(Prepared(message.request, self._rank, tuple(self._reader.echo), reading().read))
+
+    def _with_parameters(self, message: Prepare) -> Any:
+        """The request once its models are loaded: before that their parameters were those of the files."""
+        if message.weights != REPLICATE:
+            raise NotImplementedError(
+                "an object of this prompt holds parameters of the model, which no rank has whole where weights are"
+                " divided: set Parallel Config's weights to replicate"
+            )
+        return self._reader.read_again(message)
 
     def _missing(self, request: int) -> list[RankModelPatcher]:
         """Those MODELs of a preload whose weights are not here. Cancel ends their reading."""
@@ -182,6 +193,8 @@ class Rank:
     def _sample(self, message: Prepare, request: SampleRequest, mesh) -> None:
         wanted = request.arguments.pop("callback") and self._rank == 0
         steps = StepSender(self._link, message.request, self._rank)
+        if self._rank == 0:
+            self._reader.received.remember()
         try:
             latent, notes = sample(
                 request,
@@ -194,8 +207,11 @@ class Rank:
             )
         finally:
             steps.finish()
-        result = (pack(latent), *self._rng()) if self._rank == 0 else None
-        self._finish(message.request, result=result, notes=notes)
+        if self._rank != 0:
+            self._finish(message.request, notes=notes)
+            return
+        changes, lost = self._reader.received.changes()
+        self._finish(message.request, result=(pack(latent), *self._rng()), changes=changes, notes=(*notes, *lost))
 
     def _rng(self) -> tuple:
         """The random state after sampling, CPU and accelerator, for ComfyUI to go on from."""
@@ -206,14 +222,14 @@ class Rank:
         cancelled = self._link.cancelled(message.request)
         self._pulse.sampling(cancelled)
         try:
-            output, notes = self._forward.call(message, cancelled)
+            output, changes, notes = self._forward.call(message, cancelled)
         except comfy.model_management.InterruptProcessingException:
             self._finish(message.request, cancelled=True)
         except Exception as error:
             self._fail(message.request, error)
         else:
             result = pack(output) if self._rank == 0 else None
-            self._finish(message.request, result=result, notes=notes)
+            self._finish(message.request, result=result, changes=changes, notes=notes)
 
     def _finish(self, request: int, **what: Any) -> None:
         self._link.send(Finished(request, self._rank, collectives=counts.begun(), **what))

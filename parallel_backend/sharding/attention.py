@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .in_options import InOptions
 from .layout import Segments
 from .pipeline.attention import attention_with_cache
 from .usp import announce_keys, sequence_parallel_attention
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .engine import ShardedModel
 
 
-class ShardedAttention:
+class ShardedAttention(InOptions):
     """ComfyUI's `optimized_attention_override`. An override that was there before becomes the local kernel."""
 
     def __init__(self, call: Call, previous: Callable | None):

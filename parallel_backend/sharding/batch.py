@@ -17,10 +17,11 @@ import torch.distributed as dist
 
 from .collectives import split_evenly
 from .guided_call import CannotSplit, refuse_foreign_wrappers, refuse_patches
+from .in_options import InOptions
 from .peers import Peers
 
 
-class BatchParallel:
+class BatchParallel(InOptions):
     """A CALC_COND_BATCH wrapper. Rows share one timestep, as ComfyUI's samplers give it.
 
     `note(line)` hears why a call is not divided; then every group evaluates all rows. `around(part)`, if set, runs what

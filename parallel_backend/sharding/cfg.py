@@ -10,10 +10,11 @@ import torch
 import torch.distributed as dist
 
 from .guided_call import CannotSplit, refuse_foreign_wrappers, refuse_patches_between_conditions
+from .in_options import InOptions
 from .peers import Peers
 
 
-class CfgParallel:
+class CfgParallel(InOptions):
     """A CALC_COND_BATCH wrapper: the conditions of a call go round the cfg groups.
 
     `note(line)` hears why a call is not divided; then every group evaluates all of it.
