@@ -18,7 +18,12 @@ from ..sharding.options_read import keys_read
 from ..sharding.patches import OVERRIDE
 from ..sharding.reach import blocks_with_code
 from . import fuse
-from .attention_op import LOCAL_THROUGH_OPERATOR, THROUGH_OPERATOR, attention_options
+from .attention_op import (
+    LOCAL_THROUGH_OPERATOR,
+    THROUGH_OPERATOR,
+    WHOLE_QUERIES_THROUGH_OPERATOR,
+    attention_options,
+)
 from .global_attention import attend_locally, open_global
 from .scaled_fp8 import open_to_the_compiler
 
@@ -52,6 +57,8 @@ class CompiledBlocks:
             open_to_the_compiler(block)
         for blocks in plan.blocks:
             for block in blocks_at(model, blocks.path):
+                for name in blocks.gather_keys:
+                    module_at(block, name).register_forward_pre_hook(_with_whole_queries, with_kwargs=True)
                 for name in blocks.local:
                     inner = module_at(block, name)
                     if _takes_options(argument_names(inner)):
@@ -164,3 +171,10 @@ def _attend_locally(module, args, kwargs):
     if not torch.compiler.is_compiling():
         return None
     return args, {**kwargs, OPTIONS: {**kwargs.get(OPTIONS, {}), OVERRIDE: LOCAL_THROUGH_OPERATOR}}
+
+
+def _with_whole_queries(module, args, kwargs):
+    """Attention of queries that every rank has whole, to keys that are split. Traced as the one above."""
+    if not torch.compiler.is_compiling():
+        return None
+    return args, {**kwargs, OPTIONS: {**kwargs.get(OPTIONS, {}), OVERRIDE: WHOLE_QUERIES_THROUGH_OPERATOR}}

@@ -111,14 +111,14 @@ def _take_in_cat(linear: Node) -> None:
 
 def _announce(attention: Node) -> None:
     """Announcement, linear_gelu, attention: in this order, as each is an input of the next."""
-    _, k, v, _, mask, _, local, _, by_heads, *_ = attention.args
+    _, k, v, _, mask, _, apart, _, by_heads, *_ = attention.args
     late = _after(attention)
     waiting = {attention}
     for node in late:
         if waiting & set(node.all_input_nodes):
             waiting.add(node)
     early = [node for node in late if node.target is LINEAR_GELU and node not in waiting]
-    if local or mask is not None or not by_heads or not early:
+    if apart or mask is not None or not by_heads or not early:
         return
     rows = [value for node in early for value in node.all_input_nodes if value in late]
     if any(row.target is not getitem for row in rows) or any(map(_changes_its_input, late[: late.index(early[-1])])):

@@ -120,7 +120,7 @@ class ShardedModel:
             self.call.suspended = suspended
 
     def _whole_queries(self, whole: bool) -> None:
-        if self.call is not None:
+        if not torch.compiler.is_compiling() and self.call is not None:
             self.call.whole_queries = whole
 
     def situation(self) -> Hashable | None:

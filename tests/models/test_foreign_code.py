@@ -103,7 +103,7 @@ def test_a_setting_that_is_no_constant(rank_sets):
         assert notes == ["the blocks read 'a2v_cross_attn' of transformer_options, a dict, so they are not compiled"]
 
 
-@pytest.mark.parametrize("name", ["ernie: plain", "hunyuan-dit: plain"])
+@pytest.mark.parametrize("name", ["ernie: plain", "hunyuan-dit: plain", "pixart: plain"])
 @pytest.mark.parametrize("split", [(1, 1), (2, 1)])
 def test_blocks_without_transformer_options(rank_sets, name, split):
     for error, notes in rank_sets[2].run(("compiled", name, *split)):
