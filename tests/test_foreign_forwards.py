@@ -47,7 +47,7 @@ def run(client, graph, loaders, ours, node, inputs, lora, empty, text, config):
         extra = {"parallel_config": parallel} if sampler == "XDiTSampler" else {}
         latent = graph.sample(sampler, patched, text[0], empty, negative=text[1], cfg=scale, steps=3, **extra)
         saved.append(graph.save(latent))
-    result = client.run(graph.prompt)
+    result = client.run(graph.prompt, timeout=400)  # compiling takes a while where others use the cores
     return [client.latent(result, one.id) for one in saved]
 
 
@@ -100,6 +100,14 @@ def test_one_module(client, comfy, models, path, how):
     ours = "stock" if path == "single_blocks.1" else "loader"
     config = {"ring": 2} if how == "object patch" else {"ulysses": 2}
     assert error(flux(client, models, "ForeignForward", ours, {"path": path, "how": how}, **config)) <= TOLERANCE
+    assert "may look at all tokens" in said_since(comfy, mark)
+
+
+@KINDS
+def test_the_class_of_the_model_itself(client, comfy, models, ours):
+    mark = comfy.log.stat().st_size
+    inputs = {"path": "", "how": "class"}
+    assert error(flux(client, models, "ForeignForward", ours, inputs, ulysses=2)) <= TOLERANCE
     assert "may look at all tokens" in said_since(comfy, mark)
 
 

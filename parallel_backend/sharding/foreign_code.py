@@ -133,7 +133,7 @@ class ModelWatch:
         ]
 
     def _examine(self) -> Iterator[ForeignCode]:
-        exchanged = set()
+        exchanged, changed = set(), self._changed_classes()
         for path, module in self._model.named_modules():
             if _inside(path, exchanged):
                 continue
@@ -142,7 +142,7 @@ class ModelWatch:
                     exchanged.add(path)
                     yield ForeignCode(path, "module", described(type(module)))
                 continue
-            yield from self._of_module(path, module)
+            yield from self._of_module(path, module, changed)
         gone = self._modules.keys() - dict(self._model.named_modules(remove_duplicate=False)).keys()
         for path in sorted(gone):
             if not _inside(path, exchanged):
@@ -153,7 +153,7 @@ class ModelWatch:
                 if key not in self._global_hooks and not _is_ours(hook):
                     yield ForeignCode("", "hook on all modules", described(hook), everywhere=True)
 
-    def _of_module(self, path: str, module: torch.nn.Module) -> Iterator[ForeignCode]:
+    def _of_module(self, path: str, module: torch.nn.Module, changed: dict[type, list]) -> Iterator[ForeignCode]:
         kind = type(module)
         if kind is not self._class_of[id(module)]:
             yield ForeignCode(path, "class", described(kind))
@@ -165,11 +165,18 @@ class ModelWatch:
             if (id(module), name, key) not in self._hooks and not _is_ours(hook):
                 yield ForeignCode(path, "hook", described(hook))
         for base in self._class_of[id(module)].__mro__:
-            own = self._functions.get(base, {})
-            for name, function in _functions(base):
+            for what, code in changed.get(base, ()):
+                yield ForeignCode(path, what, described(code))
+
+    def _changed_classes(self) -> dict[type, list[tuple[str, Callable]]]:
+        """Foreign functions in the classes of the model's modules."""
+        changed: dict[type, list[tuple[str, Callable]]] = {}
+        for kind, own in self._functions.items():
+            for name, function in _functions(kind):
                 code = _below_ours(function)
                 if code is not None and code is not _below_ours(own.get(name)):
-                    yield ForeignCode(path, f"{base.__qualname__}.{name}", described(code))
+                    changed.setdefault(kind, []).append((f"{kind.__qualname__}.{name}", code))
+        return changed
 
     def _values(self, module: torch.nn.Module) -> list[tuple[str, Any]]:
         """What lies in the module itself under a name that its class has a method by, or that it kept a callable by."""
@@ -212,7 +219,7 @@ def _callables(module: torch.nn.Module) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(module).items()
-        if callable(value) and not isinstance(value, torch.nn.Module | type) and not isinstance(value, ModelWatch)
+        if callable(value) and not isinstance(value, torch.nn.Module | type)
     }
 
 

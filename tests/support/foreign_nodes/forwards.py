@@ -44,7 +44,7 @@ HOW = ["object patch", "class", "module", "hook during the run", "swap during th
 
 
 class ForeignForward:
-    """`path`: of a module in the diffusion model."""
+    """`path`: of a module in the diffusion model, "" for itself."""
 
     RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "make", "foreign"
 
@@ -54,7 +54,7 @@ class ForeignForward:
 
     def make(self, model, path, how):
         m = model.clone()
-        name = f"diffusion_model.{path}"
+        name = f"diffusion_model.{path}".rstrip(".")
         module = m.get_model_object(name)
         if how == "object patch":
             m.add_object_patch(f"{name}.forward", types.MethodType(together_forward, module))
