@@ -9,6 +9,7 @@ from support.tiny_models import WAN_CONTEXT
 
 KINDS = pytest.mark.parametrize("ours", ["loader", "stock"])
 DIVISIONS = [{"ulysses": 2}, {"ring": 2}, {"cfg": 2}, {"ulysses": 2, "weights": "shard"}]
+COMPILED = {"ulysses": 2, "compile": "on"}
 
 
 def flux(client, models, node, ours="loader", inputs=None, lora=False, **config):
@@ -62,7 +63,7 @@ def said_since(comfy, mark):
 
 
 @KINDS
-@pytest.mark.parametrize("config", [*DIVISIONS, {"ulysses": 2, "compile": "on"}], ids=str)
+@pytest.mark.parametrize("config", [*DIVISIONS, COMPILED], ids=str)
 def test_a_forward_swapped_around_each_call(client, comfy, models, ours, config):
     mark = comfy.log.stat().st_size
     assert error(flux(client, models, "ForeignForwardSwap", ours, **config)) <= TOLERANCE
@@ -83,7 +84,7 @@ def test_a_method_bound_to_each_cross_attention(client, models, ours, lora):
 
 
 @KINDS
-@pytest.mark.parametrize("config", [*DIVISIONS, {"pipefusion": 2}, {"ulysses": 2, "compile": "on"}], ids=str)
+@pytest.mark.parametrize("config", [*DIVISIONS, {"pipefusion": 2, "warmup_steps": 3}, COMPILED], ids=str)
 def test_a_method_bound_to_each_self_attention_that_needs_all_tokens(client, comfy, models, ours, config):
     mark = comfy.log.stat().st_size
     inputs = {"where": "self_attn", "tokens": "all together"}
