@@ -186,20 +186,20 @@ class ShardedModel:
     def _end(self, model, args, output):
         call, self.call = self.call, None
         self._modulations.end_call()
-        if not self.whole_weights and self._reach[1]:
-            self._refuse_missing_weights(output)
+        if not self.whole_weights and (reach := self.reach()):
+            self._refuse_missing_weights(reach, output)
         if call is not None and call.sharded:
             raise ShardingError(
                 f"{self.plan.model}: the tokens were split but never gathered; this version of ComfyUI does not match"
                 " the plan. Set strategy to manual with all degrees 1 and report it"
             )
 
-    def _refuse_missing_weights(self, output: Any) -> None:
+    def _refuse_missing_weights(self, reach: Reach, output: Any) -> None:
         """Weights of blocks are whole while these run, and NaN before and after."""
         outputs = output if isinstance(output, tuple | list) else (output,)
         if any(bool(value.isnan().any()) for value in outputs if isinstance(value, torch.Tensor)):
             raise ShardingError(
-                f"{self._reach[1].lines[0]} uses parts of a block outside of it, where the block's weights are divided"
+                f"{reach.lines[0]} uses parts of a block outside of it, where the block's weights are divided"
                 " over devices: set weights to replicate"
             )
 
