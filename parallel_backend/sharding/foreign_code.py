@@ -192,12 +192,12 @@ class ModelWatch:
         code = _below_ours(value)
         if code is None or code is self._kept.get(id(module), {}).get(name):
             return None
-        # What ComfyUI leaves behind when it takes an object patch away: the class's own method, bound to this module.
-        if isinstance(code, MethodType) and code.__self__ is module:
-            of_class = getattr(self._class_of[id(module)], name, None)
-            if _below_ours(code.__func__) is _below_ours(of_class) and of_class is not None:
-                return None
-        return code
+        # The class's own method: below this pack's wrappers, or bound to this module, as ComfyUI leaves it behind when it
+        # takes an object patch away.
+        of_class = _below_ours(getattr(self._class_of[id(module)], name, None))
+        own = of_class is not None and _below_ours(getattr(code, "__func__", code)) is of_class
+        bound_elsewhere = isinstance(code, MethodType) and code.__self__ is not module
+        return None if own and not bound_elsewhere else code
 
     def _token_by_token(self, module: torch.nn.Module, name: str, code: Any) -> bool:
         owner = getattr(code, "__self__", None)
