@@ -118,5 +118,5 @@ def _call(group: ProcessGroup, request: Request, bound: dict[str, Any]):
         raise RequestRefused(
             f"{error}; it is needed inside the model call, so this prompt cannot be sampled"
         ) from error
-    group.send(Forward(request.number, stream.data, group.send_blobs(batch)))
+    group.send(Forward(request.number, stream.data, stream.packs, group.send_blobs(batch)))
     return collect(group, request, lambda rank, message: None)

@@ -44,7 +44,7 @@ class ForwardServer:
 
     def call(self, message: Forward, cancelled: threading.Event) -> tuple[torch.Tensor | None, tuple[str, ...]]:
         """The diffusion model's output for one call (rank 0's on every rank)."""
-        args, kwargs = self._reader.loads(message.stream, message.forget)
+        args, kwargs = self._reader.loads(message.stream, message.packs, message.forget)
         if not self._mesh.takes_part:
             return None, ()
         Agreement(self._mesh.active, cancelled).stop_if_cancelled()

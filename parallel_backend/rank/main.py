@@ -18,6 +18,7 @@ import comfy.model_management
 import torch
 import torch.distributed as dist
 
+from .. import folders
 from ..config import REPLICATE
 from ..protocol import (
     IDLE,
@@ -69,7 +70,8 @@ VERSIONS = ("torch", "xfuser", "diffusers", "safetensors", "cloudpickle")
 
 def run(boot: dict[str, Any]) -> None:
     logging.basicConfig(level=boot["log_level"], format=f"[rank {boot['rank']}] %(levelname)s %(message)s", force=True)
-    prompt_server.install()
+    prompt_server.install(boot["comfy_root"])
+    folders.take_over(boot["folders"])
     device = torch.device("cuda", boot["index"]) if boot["kind"] == "cuda" else torch.device("cpu")
     pulse = Pulse(device)
     link = HostLink(boot["descriptor"], pulse.standing)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
-import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from ..protocol import ArenaMessage, Prepare
 from ..recipe import ModelIdentity
 from ..transport import restore
 from ..transport.blobs import BlobCache
+from .packs import import_packs
 from .store import ModelStore, ModuleStore
 
 
@@ -34,13 +34,12 @@ class RequestReader:
         """The request's objects. Raises whatever keeps them from being rebuilt."""
         self.echo, self.patchers = [], []
         self.modules.offer(message.modules, message.keep_modules)
-        for name, (file, package) in reversed(message.imports.items()):
-            import_by_path(name, file, package)
-        return self.loads(message.stream, message.forget)
+        return self.loads(message.stream, message.packs, message.forget)
 
-    def loads(self, stream: bytes, forget: list[bytes]) -> Any:
-        """What `stream` holds; blobs that it no longer names (`forget`) are let go."""
+    def loads(self, stream: bytes, packs: Mapping[str, str], forget: list[bytes]) -> Any:
+        """What `stream` holds, read with `packs` imported; blobs that it no longer names (`forget`) are let go."""
         try:
+            import_packs(packs)
             with restore.reading(self):
                 return pickle.loads(stream)
         finally:  # the host counts on it, whether the stream could be read or not
@@ -68,19 +67,3 @@ class RequestReader:
 
     def module_patcher(self, module: torch.nn.Module, state: dict[str, Any]) -> Any:
         return self.modules.patcher(module, state)
-
-
-def import_by_path(name: str, file: str, package: bool) -> None:
-    """Import `file` under the name that ComfyUI gave it, so that classes are the same objects for pickle."""
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(
-        name, file, submodule_search_locations=[file.rpartition("/")[0]] if package else None
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise

@@ -7,7 +7,6 @@ patcher (ControlNet, VAE) as its module by content and state. One stream, becaus
 from __future__ import annotations
 
 import io
-import operator
 import sys
 import types
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import torch
 
 from . import restore
 from .blobs import INLINE_LIMIT, BlobBatch, tensor_bytes
+from .packs import in_order, pack_of
 
 MODULE_LIMIT = 1024 * 1024
 # Left behind by ComfyUI's loading of a module on the host; a rank loads the module itself.
@@ -48,12 +48,12 @@ class Describers:
 class Stream:
     """A pickled request: `data` refers to `modules` (payloads by key) and to blobs of the batch.
 
-    `imports`: modules that ComfyUI imported under a path instead of an importable name: name → (file, is a package).
+    `packs`: what has to be imported first, as by ComfyUI and in this order: name → file (see packs.py).
     """
 
     data: bytes
     modules: dict[bytes, bytes] = field(default_factory=dict)
-    imports: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    packs: dict[str, str] = field(default_factory=dict)
 
 
 class RequestPickler(cloudpickle.Pickler):
@@ -72,8 +72,8 @@ class RequestPickler(cloudpickle.Pickler):
         if isinstance(obj, torch.device):
             return restore.device, (obj.type,)
         self._note(obj)
-        if _is_named_by_path(obj):
-            return restore.named, (obj.__module__, obj.__qualname__)
+        if (name := _name_by_path(obj)) is not None:
+            return restore.named, name
         if self._describers.is_seam(obj):
             return _get_pass_through, ()
         described = self._describers.patcher(obj)
@@ -148,19 +148,19 @@ class RequestPickler(cloudpickle.Pickler):
 
     def _note(self, obj: Any) -> None:
         self.trail.append(obj)
-        owner = obj if hasattr(obj, "__qualname__") else type(obj)
-        name = getattr(owner, "__module__", None)
-        while isinstance(name, str) and "/" in name and name not in self._stream.imports:
-            module = sys.modules.get(name)
-            if getattr(module, "__file__", None) is not None:
-                self._stream.imports[name] = (module.__file__, hasattr(module, "__path__"))
-            name = name.rpartition(".")[0]
+        if isinstance(obj, types.ModuleType):
+            name = obj.__name__
+        else:
+            name = getattr(obj if hasattr(obj, "__qualname__") else type(obj), "__module__", None)
+        if isinstance(name, str) and (pack := pack_of(name)) is not None:
+            self._stream.packs[pack] = sys.modules[pack].__file__
 
 
 def dumps(obj: Any, batch: BlobBatch, describers: Describers) -> Stream:
     """Pickle a request. Raises CannotTravel, naming the object and its module."""
     stream = Stream(b"")
     stream.data = _dump(obj, batch, describers, stream)
+    stream.packs = in_order(stream.packs)
     return stream
 
 
@@ -185,17 +185,23 @@ def _culprit(trail: list[Any]) -> str:
     return "an object of the request"
 
 
-def _is_named_by_path(obj: Any) -> bool:
-    """A class or function of a module whose name is a path with dots: pickle would take these for packages."""
-    if not isinstance(obj, type | types.FunctionType):
-        return False
-    parent, dot, _ = (obj.__module__ or "").rpartition(".")
+def _name_by_path(obj: Any) -> tuple[str, str] | None:
+    """(module, qualified name) of a module whose name is a path with dots, which pickle would take for packages, or of
+    a class or function in it; None for anything else.
+    """
+    if isinstance(obj, types.ModuleType):
+        module, name = obj.__name__, ""
+    elif isinstance(obj, type | types.FunctionType):
+        module, name = obj.__module__ or "", obj.__qualname__
+    else:
+        return None
+    parent, dot, _ = module.rpartition(".")
     if not dot or "/" not in parent or parent in sys.modules:
-        return False
+        return None
     try:
-        return operator.attrgetter(obj.__qualname__)(sys.modules[obj.__module__]) is obj
+        return (module, name) if restore.named(module, name) is obj else None
     except (KeyError, AttributeError):
-        return False  # local: pickled by value
+        return None  # local: pickled by value
 
 
 def _module_bytes(module: torch.nn.Module) -> int:
