@@ -60,7 +60,8 @@ class ArenaMessage:
 class Prepare:
     """Read a request. `kind`: "sample" runs the whole guider in the ranks, "forward" serves single model calls,
     "preload" only reads weights, as long as it is not cancelled, and leaves those alone that a rank holds.
-    `packs`: node packs to import first, name → file. `weights`: one of config.WEIGHTS, but not "auto". `patches`, `warmup_steps`: of PipeFusion, as in ParallelConfig.
+    `packs`: node packs to import first, name → file. `weights`: one of config.WEIGHTS, but not "auto".
+    `patches`, `warmup_steps`: of PipeFusion, as in ParallelConfig.
     """
 
     request: int
@@ -90,7 +91,10 @@ class Discard:
 
 @dataclass(frozen=True)
 class Forward:
-    """One model call of a prepared "forward" request: pickled (arguments, keyword arguments). `packs`: as in Prepare."""
+    """One model call of a prepared "forward" request: pickled (arguments, keyword arguments).
+
+    `packs`: as in Prepare.
+    """
 
     request: int
     stream: bytes

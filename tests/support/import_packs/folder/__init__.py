@@ -6,8 +6,9 @@ import threading
 
 import execution
 import folder_paths
-import nodes
 from server import PromptServer
+
+import nodes
 
 assert "KSampler" in nodes.NODE_CLASS_MAPPINGS and execution.PromptQueue
 assert folder_paths.get_filename_list("xdit_test_extra") == ["listed.safetensors"]
