@@ -6,7 +6,7 @@ import pytest
 from comfy_host import PACK_ROOT
 from comfy_host.instance import ComfyInstance, make_base_directory
 from conftest import TEST_PACKS
-from support.comfy_client import ComfyClient
+from support.comfy_client import ComfyClient, PromptFailed
 from support.compare import TOLERANCE, both, flux_loaders
 from support.parity import relative_error
 from support.prompts import Graph
@@ -86,6 +86,21 @@ def test_a_pack_that_cannot_be_imported_in_the_ranks_is_named_with_the_cause(ser
     assert relative_error(found, stock) <= TOLERANCE
     (line,) = [line for line in server.log_since(start).splitlines() if REMOTE in line]
     assert "the node pack only_in_comfyui cannot be imported" in line and "there is no web server" in line
+
+
+def test_what_a_loader_raises_in_the_ranks_is_an_error_of_loading(server, client, models):
+    graph = Graph()
+    start = size(server.log)
+    model = graph.add("ServerBoundLoader", unet_name=models.flux())
+    config = graph.parallel_config("cpu:2")
+    empty = graph.add("EmptySD3LatentImage", width=128, height=96, batch_size=1)
+    graph.save(graph.sample("XDiTSampler", model, graph.flux_conditioning(1), empty, parallel_config=config))
+    with pytest.raises(PromptFailed) as failed:
+        client.run(graph.prompt)
+    message = failed.value.result.error.message
+    assert "the model cannot be loaded in rank" in message
+    assert "LookupError: this loader asks ComfyUI's server first" in message
+    assert REMOTE not in server.log_since(start)
 
 
 def test_a_stock_model_is_no_different(server, client, models):
