@@ -1,7 +1,7 @@
 """The messages between the host and the ranks, and nothing else.
 
 Host → every rank, the same bytes: `ArenaMessage` (+ descriptor), `Prepare`, `Go`, `Cancel`, `Discard`, `Forward`,
-`Probe`, `Settle`, `FreeMemory`, `ForgetModels`, `Ask`, `Shutdown`.
+`Probe`, `Settle`, `FreeMemory`, `ForgetModels`, `ForgetDegrees`, `Ask`, `Shutdown`.
 Rank → host: `Ready`, `Prepared`, `Rejected`, `Step`, `Finished`, `Failed`, `Probed`, `Settled`, `Heartbeat`,
 `Standing`.
 
@@ -138,6 +138,15 @@ class ForgetModels:
 
     request: int
     keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ForgetDegrees:
+    """Give back the process groups of all degrees, and the memory that ranks share for their exchanges; the next
+    request makes what it needs. Answered as `FreeMemory` is, which does this too unless it is about caches.
+    """
+
+    request: int
 
 
 @dataclass(frozen=True)

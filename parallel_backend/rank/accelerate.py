@@ -20,7 +20,7 @@ def accelerated(patchers: list[Any], mesh: Mesh, attention: str, note: Callable[
         if not hasattr(model, "xdit_accelerated"):
             model.xdit_accelerated = accelerate(model.diffusion_model, getattr(model, "xdit_sharded", None))
         if model.xdit_accelerated is not None:
-            model.xdit_accelerated.start(note, (mesh.degrees, attention), _graphs_are_safe(patcher))
+            model.xdit_accelerated.start(note, (mesh.number, attention), _graphs_are_safe(patcher))
             started.append(model.xdit_accelerated)
     try:
         yield

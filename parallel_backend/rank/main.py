@@ -27,6 +27,7 @@ from ..protocol import (
     Discard,
     Failed,
     Finished,
+    ForgetDegrees,
     ForgetModels,
     Forward,
     FreeMemory,
@@ -60,7 +61,7 @@ from .reader import RequestReader
 from .reading import RequestReading
 from .sampling import sample
 from .steps import StepSender
-from .store import ModelStore
+from .store import ModelNotLoaded, ModelStore
 from .weight_groups import WeightGroups
 from .weights import nothing
 
@@ -97,9 +98,9 @@ class Rank:
         self._link = link
         self._pulse = pulse
         self._device = device
-        self._meshes = Meshes(device)
-        self._weight_groups = WeightGroups()
         models = ModelStore(device, attach_plan)
+        self._meshes = Meshes(device, models.forget_kernels)
+        self._weight_groups = WeightGroups(device)
         self._reader = RequestReader(device, models)
         pulse.resident = lambda: models.resident() + self._reader.modules.resident()
         self._prepared: tuple[Prepare, Any] | None = None
@@ -133,6 +134,8 @@ class Rank:
                 self._do(message.request, lambda: self._free_memory(message))
             case ForgetModels():
                 self._do(message.request, lambda: self._forget_models(message))
+            case ForgetDegrees():
+                self._do(message.request, self._forget_degrees)
 
     def _prepare(self, message: Prepare) -> None:
         self._pulse.activity = LOADING
@@ -145,6 +148,8 @@ class Rank:
             self._pulse.reading = reading = RequestReading(message.request, patchers)
             comfy.model_management.load_models_gpu(patchers)
         except Exception as error:
+            if isinstance(error, ModelNotLoaded):
+                stage, error = "load", error.__cause__
             self._end(message.request)
             self._link.send(Rejected(message.request, self._rank, stage, raised(error)))
             return
@@ -235,12 +240,18 @@ class Rank:
             self._finish(request)
 
     def _free_memory(self, message: FreeMemory) -> None:
+        if not message.caches_only:
+            self._forget_degrees()
         if self._rank not in message.ranks:
             return
         if not message.caches_only:
             comfy.model_management.free_memory(1e30, self._device)  # to ask about others would take memory there
             self._reader.modules.release()
         give_back()
+
+    def _forget_degrees(self) -> None:
+        self._meshes.release()
+        self._weight_groups.release()
 
     def _forget_models(self, message: ForgetModels) -> None:
         self._reader.models.forget(message.keys)
