@@ -93,10 +93,11 @@ class Discard:
 class Forward:
     """One model call of a prepared "forward" request: pickled (arguments, keyword arguments).
 
-    `packs`: as in Prepare.
+    `method`: of the diffusion model, "" for its forward. `packs`: as in Prepare.
     """
 
     request: int
+    method: str
     stream: bytes
     packs: dict[str, str]
     forget: list[bytes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ import torch
 from ..config import Degrees, ParallelConfig
 from ..outer_sample import call_outer_sample
 from ..protocol import Discard, Forward
-from ..transport.packing import unpack
+from ..sharding.modules import replaced
+from ..transport.packing import unpack_output
 from ..transport.pickling import CannotTravel, dumps
 from .describe import GraphDescribers
 from .errors import RequestRefused
@@ -24,6 +26,8 @@ from .request import Request, collect, prepare
 
 # Ran on the host already, around the call that is sent.
 HOST_OPTIONS = ("wrappers", "callbacks", "multigpu_thread_pool")
+# What ComfyUI calls of a diffusion model beside its forward, and what needs weights.
+METHODS = ("preprocess_text_embeds",)
 
 
 def sample_here(
@@ -73,31 +77,34 @@ def _bare(patcher: Any) -> Any:
 @contextlib.contextmanager
 def _served(model: torch.nn.Module, group: ProcessGroup, request: Request, device: torch.device) -> Iterator[None]:
     """While it lasts, `model` computes in the ranks. `_forward` is replaced where there is one: wrappers stay here."""
-    name = "_forward" if hasattr(type(model), "_forward") else "forward"
-    signature = inspect.signature(getattr(type(model), name))
+    forward = "_forward" if hasattr(type(model), "_forward") else "forward"
+    methods = [name for name in METHODS if hasattr(type(model), name)]
     notes = SimpleNamespace(seen=set())
+    with contextlib.ExitStack() as served:
+        for name in (forward, *methods):
+            method = "" if name == forward else name
+            remote = functools.partial(_remote, model, name, method, group, request, device, notes)
+            served.enter_context(replaced(model, name, remote))
+        yield
 
-    def remote(*args, **kwargs):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bound = _bind(signature, model, args, kwargs)
+
+def _remote(model, name: str, method: str, group: ProcessGroup, request: Request, device, notes, /, *args, **kwargs):
+    """A call of the model, or of its `method`, by a rank of each group; what it gives, on `device`."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    bound = _bind(inspect.signature(getattr(type(model), name)), model, args, kwargs)
+    if not method:
         bound["transformer_options"] = {
             key: value for key, value in (bound.get("transformer_options") or {}).items() if key not in HOST_OPTIONS
         }
-        finished = _call(group, request, bound)
-        if any(message.cancelled for message in finished):
-            comfy.model_management.interrupt_current_processing(False)
-            raise comfy.model_management.InterruptProcessingException()
-        for note in finished[0].notes:
-            if note not in notes.seen:
-                notes.seen.add(note)
-                logging.info("xDiT: %s", note)
-        return unpack(finished[0].result, device)
-
-    setattr(model, name, remote)
-    try:
-        yield
-    finally:
-        delattr(model, name)
+    finished = _call(group, request, method, bound)
+    if any(message.cancelled for message in finished):
+        comfy.model_management.interrupt_current_processing(False)
+        raise comfy.model_management.InterruptProcessingException()
+    for note in finished[0].notes:
+        if note not in notes.seen:
+            notes.seen.add(note)
+            logging.info("xDiT: %s", note)
+    return unpack_output(finished[0].result, device)
 
 
 def _bind(signature: inspect.Signature, model: torch.nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -110,7 +117,7 @@ def _bind(signature: inspect.Signature, model: torch.nn.Module, args: tuple, kwa
     return dict(bound)
 
 
-def _call(group: ProcessGroup, request: Request, bound: dict[str, Any]):
+def _call(group: ProcessGroup, request: Request, method: str, bound: dict[str, Any]):
     batch = group.blobs.batch(call=True)
     try:
         stream = dumps(((), bound), batch, GraphDescribers().describers())
@@ -118,5 +125,5 @@ def _call(group: ProcessGroup, request: Request, bound: dict[str, Any]):
         raise RequestRefused(
             f"{error}; it is needed inside the model call, so this prompt cannot be sampled"
         ) from error
-    group.send(Forward(request.number, stream.data, stream.packs, group.send_blobs(batch)))
+    group.send(Forward(request.number, method, stream.data, stream.packs, group.send_blobs(batch)))
     return collect(group, request, lambda rank, message: None)

@@ -111,12 +111,19 @@ def _run(
     try:
         request = prepare(group, "sample", _sample_request(guider, arguments, callback), choice.degrees, config, steps)
     except CannotTravel as error:
-        logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks", error)
+        idle = _divides_nothing(choice.degrees)
+        logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks%s", error, idle)
         return _sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config)
     logging.debug("xDiT: request prepared in %.3f s", time.monotonic() - started)
     latent = _stream(group, request, patcher.load_device, callback, disable_pbar, steps)
     count_sampled(work, devices.kind, steps, compiled=config.compile == "on")
     return latent
+
+
+def _divides_nothing(degrees: Degrees) -> str:
+    """Of degrees, those that need the sampler in the ranks: what a model call is made of is decided in ComfyUI."""
+    idle = [f"{name} {getattr(degrees, name)}" for name in ("cfg", "batch") if getattr(degrees, name) > 1]
+    return f", where nothing is divided by {' and '.join(idle)}: every rank runs the whole call" if idle else ""
 
 
 def _choice(

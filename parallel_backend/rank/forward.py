@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from typing import Any
 
 import comfy.model_management
-import torch
 import torch.distributed as dist
 
 from ..protocol import Forward, Prepare
@@ -42,16 +42,22 @@ class ForwardServer:
             self._contexts.enter_context(pipelined(reader.patchers, mesh, self._session, schedule, options.compile))
             reader.patchers[0].pre_run()
 
-    def call(self, message: Forward, cancelled: threading.Event) -> tuple[torch.Tensor | None, tuple[str, ...]]:
-        """The diffusion model's output for one call (rank 0's on every rank)."""
+    def call(self, message: Forward, cancelled: threading.Event) -> tuple[Any, tuple[str, ...]]:
+        """The diffusion model's output for one call, a tensor or several (rank 0's on every rank); None in a rank that
+        takes no part.
+        """
         args, kwargs = self._reader.loads(message.stream, message.packs, message.forget)
         if not self._mesh.takes_part:
             return None, ()
         Agreement(self._mesh.active, cancelled).stop_if_cancelled()
-        output = self._model.diffusion_model(*args, **kwargs)
+        model = self._model.diffusion_model
+        output = getattr(model, message.method)(*args, **kwargs) if message.method else model(*args, **kwargs)
         if self._mesh.active is not None:
-            output = output.contiguous()
-            dist.broadcast(output, 0, group=self._mesh.active)
+            several = isinstance(output, list | tuple)
+            parts = [part.contiguous() for part in (output if several else [output])]
+            for part in parts:
+                dist.broadcast(part, 0, group=self._mesh.active)
+            output = parts if several else parts[0]
         return output, tuple(self._session.notes)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +13,25 @@ from ..protocol import ArenaMessage, Prepare
 from ..recipe import ModelIdentity
 from ..transport import restore
 from ..transport.blobs import BlobCache
-from .packs import import_packs
+from .packs import PackImportFailed, import_packs
 from .store import ModelStore, ModuleStore
+
+INFRASTRUCTURE = ("_io", "_thread", "builtins", "cloudpickle", "collections", "copyreg", "torch", "types")
+
+
+class Unreadable(RuntimeError):
+    """An object of a request cannot be rebuilt here; the message names the last one begun, and its module."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows what it rebuilds: `latest`, a class or function of ComfyUI's or a node pack's."""
+
+    latest = "an object of the request"
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] not in INFRASTRUCTURE and module != restore.__name__:
+            self.latest = f"{name} of {module}"
+        return super().find_class(module, name)
 
 
 class RequestReader:
@@ -38,10 +56,15 @@ class RequestReader:
 
     def loads(self, stream: bytes, packs: Mapping[str, str], forget: list[bytes]) -> Any:
         """What `stream` holds, read with `packs` imported; blobs that it no longer names (`forget`) are let go."""
+        unpickler = _Unpickler(io.BytesIO(stream))
         try:
             import_packs(packs)
             with restore.reading(self):
-                return pickle.loads(stream)
+                return unpickler.load()
+        except (ImportError, AttributeError, TypeError, LookupError, ValueError) as error:
+            if isinstance(error, PackImportFailed):
+                raise
+            raise Unreadable(f"{unpickler.latest}: {type(error).__name__}: {error}") from error
         finally:  # the host counts on it, whether the stream could be read or not
             self._blobs.forget(forget)
 
