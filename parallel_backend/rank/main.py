@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from .. import folders
 from ..config import REPLICATE
+from ..names import printable
 from ..protocol import (
     IDLE,
     LOADING,
@@ -47,7 +48,7 @@ from ..sharding import counts
 from ..sharding.engine import ShardedModel
 from ..sharding.peers import PeerFailed
 from ..sharding.plans import plan_for
-from ..transport.packing import pack
+from ..transport.packing import pack, pack_output
 from . import prompt_server
 from .forward import ForwardServer
 from .leaving import leave
@@ -214,12 +215,12 @@ class Rank:
         self._pulse.sampling(cancelled)
         try:
             output, notes = self._forward.call(message, cancelled)
+            result = pack_output(output) if self._rank == 0 else None
         except comfy.model_management.InterruptProcessingException:
             self._finish(message.request, cancelled=True)
         except Exception as error:
             self._fail(message.request, error)
         else:
-            result = pack(output) if self._rank == 0 else None
             self._finish(message.request, result=result, notes=notes)
 
     def _finish(self, request: int, **what: Any) -> None:
@@ -283,7 +284,8 @@ def raised(error: Exception) -> Raised:
     """`error`, which is being handled, for the host."""
     out_of_memory = is_out_of_memory(error)
     at = math.inf if isinstance(error, PeerFailed) else time.monotonic()  # never the first cause
-    return Raised(f"{type(error).__name__}: {error}", traceback.format_exc(), at, out_of_memory)
+    reason = printable(f"{type(error).__name__}: {error}")
+    return Raised(reason, printable(traceback.format_exc()), at, out_of_memory)
 
 
 def give_back() -> None:

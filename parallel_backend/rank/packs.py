@@ -13,6 +13,8 @@ from collections.abc import Mapping
 import folder_paths
 import torch
 
+from ..names import shown
+
 
 class PackImportFailed(ImportError):
     """A pack's own code raised while a rank imported it; the message names the pack and the cause."""
@@ -48,7 +50,7 @@ async def _import(name: str, file: str) -> None:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         logging.exception("importing %s", file)
-        title = os.path.basename(os.path.dirname(file) if hasattr(module, "__path__") else file)
+        title = shown(os.path.basename(os.path.dirname(file) if hasattr(module, "__path__") else file))
         raise PackImportFailed(
             f"the node pack {title} cannot be imported outside ComfyUI's process: {type(error).__name__}: {error}"
         ) from error

@@ -17,6 +17,7 @@ import blake3
 import cloudpickle
 import torch
 
+from ..names import printable
 from . import restore
 from .blobs import INLINE_LIMIT, BlobBatch, tensor_bytes
 from .packs import in_order, pack_of
@@ -172,7 +173,7 @@ def _dump(obj: Any, batch: BlobBatch, describers: Describers, stream: Stream, ro
     except CannotTravel:
         raise
     except Exception as error:
-        raise CannotTravel(f"{_culprit(pickler.trail)} cannot be sent to the ranks: {error}") from error
+        raise CannotTravel(printable(f"{_culprit(pickler.trail)} cannot be sent to the ranks: {error}")) from error
     return buffer.getvalue()
 
 
