@@ -1,7 +1,7 @@
 """The messages between the host and the ranks, and nothing else.
 
 Host → every rank, the same bytes: `ArenaMessage` (+ descriptor), `Prepare`, `Go`, `StepAnswer`, `Cancel`, `Discard`,
-`Forward`, `Probe`, `Settle`, `FreeMemory`, `ForgetModels`, `Ask`, `Shutdown`.
+`Forward`, `Probe`, `Settle`, `FreeMemory`, `ForgetModels`, `ForgetDegrees`, `Ask`, `Shutdown`.
 Rank → host: `Ready`, `Prepared`, `Rejected`, `Step`, `Finished`, `Failed`, `Probed`, `Settled`, `Heartbeat`,
 `Standing`.
 
@@ -65,16 +65,16 @@ class ArenaMessage:
 class Prepare:
     """Read a request. `kind`: "sample" runs the whole guider in the ranks, "forward" serves single model calls,
     "preload" only reads weights, as long as it is not cancelled, and leaves those alone that a rank holds.
-    `weights`: one of config.WEIGHTS, but not "auto". `patches`, `warmup_steps`: of PipeFusion, as in ParallelConfig.
-    `parameters`: parameters of the model are part of the request.
-    `settings`: those of ComfyUI's process; they hold while the request runs.
+    `packs`: node packs to import first, name → file. `weights`: one of config.WEIGHTS, but not "auto".
+    `patches`, `warmup_steps`: of PipeFusion, as in ParallelConfig. `parameters`: parameters of the model are part of
+    the request. `settings`: those of ComfyUI's process; they hold while the request runs.
     """
 
     request: int
     kind: str
     stream: bytes
     modules: dict[bytes, bytes]
-    imports: dict[str, tuple[str, bool]]
+    packs: dict[str, str]
     degrees: Degrees
     attention: str
     compile: bool
@@ -99,12 +99,15 @@ class Discard:
 
 @dataclass(frozen=True)
 class Forward:
-    """One model call of a prepared "forward" request: pickled (arguments, keyword arguments). `settings` as in Prepare,
-    for this call.
+    """One model call of a prepared "forward" request: pickled (arguments, keyword arguments).
+
+    `method`: of the diffusion model, "" for its forward. `packs`: as in Prepare. `settings`: as there, for this call.
     """
 
     request: int
+    method: str
     stream: bytes
+    packs: dict[str, str]
     forget: list[bytes]
     settings: ProcessSettings = field(default_factory=ProcessSettings.read)
 
@@ -159,6 +162,15 @@ class ForgetModels:
 
     request: int
     keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ForgetDegrees:
+    """Give back the process groups of all degrees, and the memory that ranks share for their exchanges; the next
+    request makes what it needs. Answered as `FreeMemory` is, which does this too unless it is about caches.
+    """
+
+    request: int
 
 
 @dataclass(frozen=True)

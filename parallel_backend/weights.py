@@ -20,6 +20,7 @@ import comfy.utils
 import torch
 from safetensors import safe_open
 
+from .names import shown
 from .recipe import Recipe, UnreadableWeights
 
 SMALL_TENSOR = 64 * 1024
@@ -39,7 +40,7 @@ def read_state_dict(path: str, data: bool) -> tuple[dict[str, torch.Tensor], dic
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     except Exception as error:
-        raise UnreadableWeights(f"{path} cannot be read as a safetensors file: {error}") from error
+        raise UnreadableWeights(f"{shown(path)} cannot be read as a safetensors file: {error}") from error
     if data:
         return tensors, metadata
     return {name: _shape_only(tensor) for name, tensor in tensors.items()}, metadata
@@ -106,7 +107,8 @@ def _load_torch_file(original: Callable) -> Callable:
         if not ckpt.lower().endswith(SAFETENSORS):
             if not data:
                 raise UnreadableWeights(
-                    f"{ckpt}: xDiT Loader reads safetensors files; save the model as safetensors, or use a stock loader"
+                    f"{shown(ckpt)}: xDiT Loader reads safetensors files; save the model as safetensors, or use a stock"
+                    " loader"
                 )
             return original(ckpt, safe_load, device, return_metadata)
         state_dict, metadata = read_state_dict(ckpt, data)
@@ -148,5 +150,5 @@ def load_model(recipe: Recipe, data: bool) -> Any:
         made = recipe.function(*recipe.args, disable_dynamic=True)
     patcher = made if recipe.index is None else made[recipe.index]
     if patcher is None or not isinstance(patcher.model, comfy.model_base.BaseModel):
-        raise UnreadableWeights(f"{recipe.args[0]} holds no diffusion model that ComfyUI knows")
+        raise UnreadableWeights(f"{shown(str(recipe.args[0]))} holds no diffusion model that ComfyUI knows")
     return patcher.model

@@ -11,7 +11,7 @@ import torch
 from ..config import REPLICATE, ConfigError, Degrees, ParallelConfig
 from ..sharding.pipeline.stages import staged_blocks
 from ..sharding.plan import Plan, class_path, heads_of
-from ..sharding.plans import plan_for
+from ..sharding.plans import plan_for, without_plan
 from ..sharding.plans.kernels_only import KERNELS_ONLY
 from .links import Links
 
@@ -29,7 +29,7 @@ class Workload:
     `compiles`: whether there is something to compile or to capture. `hook_lora`: whether weights change between model
     calls. `steps`: of the sampler; `blocks`: how many PipeFusion can divide; `undivided_blocks`: why it cannot for this
     request, or "". `ring_of_two`: whether two ranks that share a sequence are faster as a ring. `undivided`: why a
-    model call must run on one device, or "".
+    model call must run on one device, or "". `unplanned`: why there is no plan.
     """
 
     architecture: str
@@ -48,6 +48,7 @@ class Workload:
     ring_of_two: bool = False
     undivided: str = ""
     most_conditions: int | None = None
+    unplanned: str = "has no sharding plan"
 
     @classmethod
     def of(cls, model: torch.nn.Module, conditions: int, latent_shape: tuple[int, ...], **others: Any) -> Workload:
@@ -61,6 +62,7 @@ class Workload:
             latent_shape,
             compiles=plan is not None or class_path(model) in KERNELS_ONLY,
             blocks=len(staged_blocks(model, plan)) if plan is not None else 0,
+            unplanned=without_plan(model) if plan is None else "",
             **others,
         )
 
@@ -136,7 +138,7 @@ def _auto(ranks: int, work: Workload, links: Links | None) -> Choice:
     facts = f"{work.architecture}, {_count(work.conditions, 'condition')}, latent {_size(work.latent_shape)}"
     by_images = Degrees(cfg=cfg, batch=max(part for part in range(1, rest + 1) if rest % part == 0 and part <= images))
     if work.plan is None:
-        return Choice(by_images, f"{facts}; no sharding plan for this architecture")
+        return Choice(by_images, f"{facts}; no sharding plan that matches this architecture")
     small = math.prod(work.latent_shape[2:]) <= SMALL_LATENT
     if images % rest == 0 and small:
         return Choice(by_images, facts)
@@ -185,10 +187,10 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
     if degrees.sequence > 1 and work.plan is None:
         if config.unsupported == "refuse":
             raise ConfigError(
-                f"{degrees}: {work.architecture} has no sharding plan, so only cfg and batch can be more than 1; set"
+                f"{degrees}: {work.architecture} {work.unplanned}, so only cfg and batch can be more than 1; set"
                 " ulysses and ring to 1"
             )
-        reason = f"asked for {degrees}; {work.architecture} has no sharding plan"
+        reason = f"asked for {degrees}; {work.architecture} {work.unplanned}"
         degrees = Degrees(cfg=degrees.cfg, batch=degrees.batch)
     _check_stages(degrees.pipefusion, work, instead)
     if work.heads is not None and degrees.ulysses > work.heads:

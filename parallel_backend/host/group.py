@@ -181,11 +181,12 @@ class ProcessGroup:
 
     def send_blobs(self, batch: BlobBatch) -> list[bytes]:
         """Send what the ranks lack of `batch`, in shared memory; returns the digests that they may forget."""
-        arena = batch.arena()
-        if arena is not None:
-            try:
+        arenas = batch.arenas()
+        try:
+            for arena in arenas:
                 self._send(encode(ArenaMessage(arena.size, arena.spans)), (arena.descriptor,))
-            finally:
+        finally:
+            for arena in arenas:
                 arena.close()
         return batch.commit()
 

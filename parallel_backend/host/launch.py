@@ -15,6 +15,7 @@ from pathlib import Path
 
 import folder_paths
 
+from .. import folders
 from ..transport.channel import Channel
 from ..transport.outbox import Outbox
 from . import children
@@ -111,6 +112,7 @@ def start_rank(
         "pack_root": str(PACK_ROOT),
         "comfy_root": os.path.dirname(os.path.abspath(folder_paths.__file__)),
         "comfy_args": sys.argv[1:],
+        "folders": folders.described(),
         "log_level": log_level,
     }
     output, theirs_output = os.pipe()

@@ -129,7 +129,7 @@ def _send(
             kind,
             stream.data,
             new_modules,
-            stream.imports,
+            stream.packs,
             degrees,
             config.attention,
             config.compile == "on",

@@ -122,12 +122,19 @@ def _run(
         sampling = _sample_request(guider, arguments, callback)
         request = prepare(group, "sample", sampling, choice.degrees, config, steps, changes)
     except CannotTravel as error:
-        logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks", error)
+        idle = _divides_nothing(choice.degrees)
+        logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks%s", error, idle)
         return _sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config, changes)
     logging.debug("xDiT: request prepared in %.3f s", time.monotonic() - started)
     latent = _stream(group, request, guider, callback, disable_pbar, steps)
     count_sampled(work, devices.kind, steps, compiled=config.compile == "on")
     return latent
+
+
+def _divides_nothing(degrees: Degrees) -> str:
+    """Of degrees, those that need the sampler in the ranks: what a model call is made of is decided in ComfyUI."""
+    idle = [f"{name} {getattr(degrees, name)}" for name in ("cfg", "batch") if getattr(degrees, name) > 1]
+    return f", where nothing is divided by {' and '.join(idle)}: every rank runs the whole call" if idle else ""
 
 
 def _choice(

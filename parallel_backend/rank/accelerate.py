@@ -16,7 +16,7 @@ def accelerated(patchers: list[Any], mesh: Mesh, options: Prepare, note: Callabl
     from ..compiled.accelerate import accelerate  # imports the compiler
 
     started = []
-    identity = (mesh.degrees, options.attention, options.settings)
+    identity = (mesh.number, options.attention, options.settings)
     for patcher in patchers:
         model = patcher.model
         if not hasattr(model, "xdit_accelerated"):
