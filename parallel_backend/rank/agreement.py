@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 
 from ..sharding.in_options import InOptions
+from ..sharding.memory_order import as_contiguous, dense, laid_out_as
 from ..sharding.pipeline.schedule import Schedule
 from .announcements import Announcements
 from .inputs import put_together, take_apart
@@ -136,12 +137,12 @@ class Agreement(InOptions):
             return executor(x, timestep, model_options, seed)
         self._options = (model_options, seed)
         x, timestep = self._agree(GUIDED, (x, timestep))
-        return self._guided(lambda: executor(x, timestep, model_options, seed))
+        return self._guided(x, lambda: executor(x, timestep, model_options, seed))
 
-    def _guided(self, call: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def _guided(self, x: torch.Tensor, call: Callable[[], torch.Tensor]) -> torch.Tensor:
         with self._within():
-            result = call().contiguous()
-        dist.broadcast(result, 0, group=self._group)
+            result = laid_out_as(call(), x)
+        dist.broadcast(as_contiguous(result), 0, group=self._group)
         return result
 
     def conditions(self, executor, model, conds, x_in, timestep, model_options) -> list[torch.Tensor]:
@@ -198,15 +199,15 @@ class Agreement(InOptions):
         return self._tell(call, own, number)
 
     def _tell(self, what: str, value: Any, number: int = 0) -> Any:
-        """`value`, its tensors contiguous as the others get them: a CUDA graph is kept for strides, too."""
+        """`value`, its tensors dense as the others get them: a CUDA graph is kept for strides, too."""
         tensors: list[torch.Tensor] = []
         skeleton = take_apart(value, tensors)
         done = self._schedule.done if self._schedule is not None else 0
-        contiguous = [tensor.contiguous() for tensor in tensors]
-        self._rank0.tell((what, number, done, skeleton), contiguous)
-        if all(one is other for one, other in zip(contiguous, tensors, strict=True)):
+        sent = [dense(tensor) for tensor in tensors]
+        self._rank0.tell((what, number, done, skeleton), sent)
+        if all(one is other for one, other in zip(sent, tensors, strict=True)):
             return value
-        return put_together(skeleton, contiguous, value, in_place=True)
+        return put_together(skeleton, sent, value, in_place=True)
 
     def _follow(self, wanted: str, own: Any, number: int = 0) -> Any:
         """Rank 0's inputs of the wanted call, or its value at the wanted end, after all that it does before."""
@@ -234,7 +235,7 @@ class Agreement(InOptions):
             raise RuntimeError(f"rank 0 begins a {what} outside of the sampler that this rank does not begin")
         if what == GUIDED:
             x, timestep = put_together(skeleton, tensors, None)
-            self._guided(lambda: self._guider.outer_predict_noise(x, timestep, *self._options))
+            self._guided(x, lambda: self._guider.outer_predict_noise(x, timestep, *self._options))
         elif what == CONDITIONS:
             self._serve_conditions(self._models[number], *put_together(skeleton, tensors, None))
         else:

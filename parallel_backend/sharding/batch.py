@@ -19,6 +19,7 @@ from comfy.utils import repeat_to_batch_size
 from .collectives import split_evenly
 from .guided_call import rows_stay_together
 from .in_options import InOptions
+from .memory_order import laid_out_as
 from .peers import Peers
 
 
@@ -47,7 +48,7 @@ class BatchParallel(InOptions):
         rows = range(start, start + sizes[self._peers.index])
         part = functools.partial(self._evaluate, executor, model, conds, x_in, timestep, model_options, rows)
         results = self._peers.all_or_none(lambda: self._around(part))
-        return [_gather_rows(result, sizes, self._peers) for result in results]
+        return [laid_out_as(_gather_rows(result, sizes, self._peers), x_in) for result in results]
 
     def _evaluate(self, executor, model, conds, x_in, timestep, model_options, rows: range) -> list[torch.Tensor]:
         if not rows:  # still one call, as on the other ranks

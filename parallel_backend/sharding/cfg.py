@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from .guided_call import conditions_stay_together
 from .in_options import InOptions
+from .memory_order import as_contiguous, laid_out_as
 from .peers import Peers
 
 
@@ -36,6 +37,6 @@ class CfgParallel(InOptions):
         own = [cond if owner.get(index) == self._peers.index else None for index, cond in enumerate(conds)]
         results = self._peers.all_or_none(lambda: executor(model, own, x_in, timestep, model_options))
         for index in active:
-            results[index] = results[index].contiguous()
-            dist.broadcast(results[index], self._peers.ranks[owner[index]], group=self._peers.group)
+            results[index] = laid_out_as(results[index], x_in)
+            dist.broadcast(as_contiguous(results[index]), self._peers.ranks[owner[index]], group=self._peers.group)
         return results
