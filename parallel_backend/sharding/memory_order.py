@@ -1,7 +1,7 @@
 """The order in which a tensor's elements lie in memory.
 
-It is part of the result: `torch.randn_like` of a latent fills memory in order, so noise lands elsewhere in one with other
-strides. ComfyUI's guided calls give results laid out as the x that went in.
+It is part of the result: `torch.randn_like` of a latent fills memory in order, so noise lands elsewhere in one with
+other strides. ComfyUI's guided calls give results laid out as the x that went in.
 """
 
 from __future__ import annotations
