@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -189,15 +189,19 @@ class ModelWatch:
 
     def _foreign_value(self, module: torch.nn.Module, name: str, value: Any) -> Any:
         """The foreign code that `value` runs in the place of what the module had under this name, or None."""
-        code = _below_ours(value)
-        if code is None or code is self._kept.get(id(module), {}).get(name):
-            return None
-        # The class's own method: below this pack's wrappers, or bound to this module, as ComfyUI leaves it behind when it
-        # takes an object patch away.
+        code = value
+        while code is not None:
+            if isinstance(owner := getattr(code, "__self__", None), torch.nn.Module) and owner is not module:
+                return code
+            if not _is_ours(code):
+                break
+            code = getattr(code, "__wrapped__", None)
+        # The class's own method: below this pack's wrappers, or bound to this module, as ComfyUI leaves it behind
+        # where it takes an object patch away.
         of_class = _below_ours(getattr(self._class_of[id(module)], name, None))
-        own = of_class is not None and _below_ours(getattr(code, "__func__", code)) is of_class
-        bound_elsewhere = isinstance(code, MethodType) and code.__self__ is not module
-        return None if own and not bound_elsewhere else code
+        own = code is None or code is self._kept.get(id(module), {}).get(name)
+        own = own or (of_class is not None and _below_ours(getattr(code, "__func__", code)) is of_class)
+        return None if own else code
 
     def _token_by_token(self, module: torch.nn.Module, name: str, code: Any) -> bool:
         owner = getattr(code, "__self__", None)
