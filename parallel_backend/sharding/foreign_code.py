@@ -171,10 +171,12 @@ class ModelWatch:
     def _changed_classes(self) -> dict[type, list[tuple[str, Callable]]]:
         """Foreign functions in the classes of the model's modules."""
         changed: dict[type, list[tuple[str, Callable]]] = {}
-        for kind, own in self._functions.items():
+        for kind in self._functions:
             for name, function in _functions(kind):
+                # This pack puts wrappers on a class around what that inherits.
+                own = [_below_ours(self._functions[base].get(name)) for base in kind.__mro__ if base in self._functions]
                 code = _below_ours(function)
-                if code is not None and code is not _below_ours(own.get(name)):
+                if code is not None and not any(code is one for one in own):
                     changed.setdefault(kind, []).append((f"{kind.__qualname__}.{name}", code))
         return changed
 
