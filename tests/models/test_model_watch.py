@@ -1,4 +1,4 @@
-"""What counts as foreign code in a model, and what does not: its classes' own, this pack's, what ComfyUI leaves behind."""
+"""What counts as foreign code in a model, and what does not: its classes' own, this pack's, what ComfyUI leaves."""
 
 import contextlib
 import functools
