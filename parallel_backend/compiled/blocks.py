@@ -55,8 +55,11 @@ class CompiledBlocks:
         self._take_places()
         for block in self._blocks.values():
             open_to_the_compiler(block)
+        self._with_local_queries: set[int] = set()  # ids of blocks
         for blocks in plan.blocks:
             for block in blocks_at(model, blocks.path):
+                if blocks.local_queries:
+                    self._with_local_queries.add(id(block))
                 for name in blocks.gather_keys:
                     module_at(block, name).register_forward_pre_hook(_with_whole_queries, with_kwargs=True)
                 for name in blocks.local:
@@ -117,6 +120,11 @@ class CompiledBlocks:
         inside = [name for name, patches in options.get("patches", {}).items() if patches and name not in self._outside]
         if inside:
             return f"the patch {inside[0]!r} runs inside the blocks, so they are not compiled"
+        if (
+            id(self._blocks[path]) in self._with_local_queries
+            and getattr(options.get(OVERRIDE), "node", None) is not None
+        ):
+            return "a node computes attention in its own way, so the blocks are not compiled"
         for key in sorted(keys & options.keys()):
             if not _is_plain(options[key]):
                 kind = type(options[key]).__qualname__

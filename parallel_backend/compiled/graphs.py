@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from ..sharding import counts
 from ..sharding.attention import ShardedAttention
 from ..sharding.foreign_code import watch
+from ..sharding.kernel_choice import runs_torchs_kernel
 from ..sharding.patches import OVERRIDE
 
 OPTIONS = "transformer_options"
@@ -75,7 +76,13 @@ class GraphedForward:
         self._refused: set[Hashable] = set()
         self._pool = None
         self._watch = watch(model)
-        self._original = own = MethodType(type(model).forward, model)
+        of_its_class = MethodType(type(model).forward, model)
+
+        @functools.wraps(of_its_class)
+        def own(*args, **kwargs):  # the class's at the time: a node pack may replace it for one request
+            return type(model).forward(model, *args, **kwargs)
+
+        self._original = own
         if not hasattr(model, "_forward"):  # PipeFusion replaces it: the runs of all patches go into one graph
             model._forward = own
             self._original = lambda *args, **kwargs: model._forward(*args, **kwargs)
@@ -191,8 +198,10 @@ def _key(leaves: list, structure: Any, options: dict[str, Any]) -> Hashable | No
 
 def _only_kernels(options: dict[str, Any]) -> bool:
     override = options.get(OVERRIDE)
+    if isinstance(override, ShardedAttention):
+        override = override.previous
     return (
-        (override is None or isinstance(override, ShardedAttention) and override.previous is None)
+        (override is None or runs_torchs_kernel(override))
         and not any(options.get("patches", {}).values())
         and not any(options.get("patches_replace", {}).values())
         and not any(options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {}).values())

@@ -16,12 +16,14 @@ import torch
 
 from ..config import ConfigError, Degrees, ParallelConfig
 from .benchmark_best import Key, best_key, keep_best
+from .changes import Changes
 from .choose import Workload, choose, refusal
 from .compiling import compile_wanted
 from .devices import DeviceSet, resolve
 from .errors import GroupError, OutOfMemory, RequestRefused
 from .links import measured_links
 from .manager import manager
+from .release import forget_degrees
 from .runner import run, workload
 from .seam import Seam
 
@@ -109,7 +111,7 @@ class BenchmarkSeam(Seam):
         own = patcher.parallel_config
         asked = own or ParallelConfig()
         devices = resolve(asked.devices)
-        work = workload(guider, arguments, devices)
+        work = workload(guider, arguments, devices, Changes.met_by_guider(guider))
         config = replace(asked, strategy="auto", compile=_compile(asked, devices.kind, work))
         with manager.used():
             group = manager.group(devices, config.may_leave_out)
@@ -118,6 +120,7 @@ class BenchmarkSeam(Seam):
                 self.measured = self._measure(executor, arguments, work, group.devices, config)
             finally:
                 patcher.parallel_config = own
+                _give_back()
             key = best_key(patcher, work, group.devices, config)
             _keep(key, self.measured.best, manager.group(devices, config.may_leave_out).devices == group.devices)
         return arguments["latent_image"]
@@ -162,6 +165,17 @@ class BenchmarkSeam(Seam):
         if not times:
             raise ConfigError(f"{len(ends)} step(s) were sampled, of which {warm_up} are not timed; set more steps")
         return statistics.median(times)
+
+
+def _give_back() -> None:
+    """What each of the ways made for itself in the ranks. Those that still end a cancelled run do so later."""
+    group = manager.start.group if manager.start is not None else None
+    if group is None or not group.alive() or (group.leftover is not None and not group.leftover.done.is_set()):
+        return
+    try:
+        forget_degrees(group)
+    except FAILURES as error:
+        logging.warning("xDiT Benchmark: what it made in the ranks is not given back: %s", error)
 
 
 def _compile(config: ParallelConfig, kind: str, work: Workload) -> str:

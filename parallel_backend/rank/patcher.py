@@ -5,12 +5,18 @@ from __future__ import annotations
 import comfy.model_management
 import comfy.model_patcher
 
+from ..in_place import InPlace
 from .placement import Held, Placement
 from .weights import Weights
 
 
 class RankModelPatcher(comfy.model_patcher.ModelPatcher):
-    """A ModelPatcher over `model.xdit_weights` (Weights). Unloading drops to the file's pages, always whole."""
+    """A ModelPatcher over `model.xdit_weights` (Weights). Unloading drops to the file's pages, always whole.
+
+    `in_place`: what nodes did to ComfyUI's model beside its patcher; None where nothing runs.
+    """
+
+    in_place: InPlace | None = None
 
     @property
     def _weights(self) -> Weights:
@@ -62,10 +68,14 @@ class RankModelPatcher(comfy.model_patcher.ModelPatcher):
     def detach(self, unpatch_all=True):
         model = super().detach(unpatch_all)
         if unpatch_all:
-            if (accelerated := getattr(self.model, "xdit_accelerated", None)) is not None:
-                accelerated.drop()
-            if (sharded := getattr(self.model, "xdit_sharded", None)) is not None:
-                sharded.pipeline_memory.clear()
+            self.forget_kernels()
             self._weights.release()
             self.model.device = self.offload_device
         return model
+
+    def forget_kernels(self) -> None:
+        """Drop the model's CUDA graphs and what PipeFusion keeps of it from one run to the next."""
+        if (accelerated := getattr(self.model, "xdit_accelerated", None)) is not None:
+            accelerated.drop()
+        if (sharded := getattr(self.model, "xdit_sharded", None)) is not None:
+            sharded.pipeline_memory.clear()

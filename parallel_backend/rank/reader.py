@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-import importlib.util
+import io
 import pickle
-import sys
+from collections.abc import Mapping
 from typing import Any
 
 import comfy.utils
 import torch
 from comfy_api.internal import lock_class
 
-from ..protocol import PATCHER_STATE, ArenaMessage, Prepare
+from ..protocol import IN_PLACE, PATCHER_STATE, ArenaMessage, Prepare
 from ..recipe import ModelIdentity
 from ..transport import restore
 from ..transport.blobs import BlobCache
 from ..transport.returned import Received
+from .in_place import as_object_patches
+from .packs import PackImportFailed, import_packs
+from .replacements import Replacements
 from .store import ModelStore, ModuleStore
+
+INFRASTRUCTURE = ("_io", "_thread", "builtins", "cloudpickle", "collections", "copyreg", "torch", "types")
+
+
+class Unreadable(RuntimeError):
+    """An object of a request cannot be rebuilt here; the message names the last one begun, and its module."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows what it rebuilds: `latest`, a class or function of ComfyUI's or a node pack's."""
+
+    latest = "an object of the request"
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] not in INFRASTRUCTURE and module != restore.__name__:
+            self.latest = f"{name} of {module}"
+        return super().find_class(module, name)
 
 
 class RequestReader:
@@ -27,6 +47,7 @@ class RequestReader:
         self.models = models
         self.modules = ModuleStore(device)
         self._blobs = BlobCache()
+        self._replacements = Replacements()
         self.echo: list[tuple] = []
         self.patchers: list[Any] = []
         self.received = Received()
@@ -38,21 +59,34 @@ class RequestReader:
     def read(self, message: Prepare) -> Any:
         """The request's objects. Raises whatever keeps them from being rebuilt."""
         self.modules.offer(message.modules, message.keep_modules)
-        for name, (file, package) in reversed(message.imports.items()):
-            import_by_path(name, file, package)
+        import_packs(message.packs)
+        self._replacements.begin()
         return self.read_again(message)
 
     def read_again(self, message: Prepare) -> Any:
         """New objects of the same request. Parameters of models among them are those that the models have now."""
         self.echo, self.patchers, self._identities = [], [], {}
-        return self.loads(message.stream, message.forget)
+        carried = self.loads(message.stream, message.packs, message.forget)
+        self._replacements.apply(carried)
+        return carried.payload
 
-    def loads(self, stream: bytes, forget: list[bytes]) -> Any:
-        """What `stream` holds; blobs that it no longer names (`forget`) are let go."""
+    def end(self) -> None:
+        """The request that was read is over."""
+        self._replacements.end()
+        self.patchers = []
+
+    def loads(self, stream: bytes, packs: Mapping[str, str], forget: list[bytes]) -> Any:
+        """What `stream` holds, read with `packs` imported; blobs that it no longer names (`forget`) are let go."""
         self.received = Received()
+        unpickler = _Unpickler(io.BytesIO(stream))
         try:
+            import_packs(packs)
             with restore.reading(self):
-                return pickle.loads(stream)[0]
+                return unpickler.load()[0]
+        except (ImportError, AttributeError, TypeError, LookupError, ValueError) as error:
+            if isinstance(error, PackImportFailed):
+                raise
+            raise Unreadable(f"{unpickler.latest}: {type(error).__name__}: {error}") from error
         finally:  # the host counts on it, whether the stream could be read or not
             self._blobs.forget(forget)
 
@@ -74,6 +108,9 @@ class RequestReader:
         model = self.models.base(identity).model
         return comfy.utils.get_attr(model, path) if path else model
 
+    def original(self, module_name: str, qualified_name: str) -> Any:
+        return self._replacements.function(module_name, qualified_name)
+
     def module(self, key: bytes) -> torch.nn.Module:
         return self.modules.module(key)
 
@@ -85,6 +122,9 @@ class RequestReader:
             setattr(patcher, name, state[name])
         if (key := self._identities.get(id(patcher))) is not None:
             model = patcher.model
+            patcher.in_place = state.get(IN_PLACE)
+            if patcher.in_place is not None:
+                patcher.object_patches = {**as_object_patches(model, patcher.in_place), **patcher.object_patches}
             self.echo.append((key, str(patcher.patches_uuid), str(model.get_dtype()), str(model.manual_cast_dtype)))
 
     def node_class(self, cls: type, hidden: dict[str, Any]) -> type:
@@ -92,19 +132,3 @@ class RequestReader:
         for name, value in hidden.items():
             setattr(clone.hidden, name, value)
         return lock_class(clone)
-
-
-def import_by_path(name: str, file: str, package: bool) -> None:
-    """Import `file` under the name that ComfyUI gave it, so that classes are the same objects for pickle."""
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(
-        name, file, submodule_search_locations=[file.rpartition("/")[0]] if package else None
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise

@@ -44,6 +44,9 @@ class Reader(Protocol):
     def node_class(self, cls: type, hidden: dict[str, Any]) -> type:
         """The class of a ComfyUI node as one execution of it has it, with what it knows of this execution."""
 
+    def original(self, module_name: str, qualified_name: str) -> Any:
+        """What ComfyUI's module defines under this name, whatever took its place."""
+
 
 _reader: ContextVar[Reader] = ContextVar("xdit_reader")
 
@@ -123,9 +126,14 @@ def node_class(cls: type, hidden: dict[str, Any]):
     return _reader.get().node_class(cls, hidden)
 
 
+def original(module_name: str, qualified_name: str):
+    return _reader.get().original(module_name, qualified_name)
+
+
 def named(module_name: str, qualified_name: str):
-    """A class or function of a module that is imported under its path."""
-    return operator.attrgetter(qualified_name)(sys.modules[module_name])
+    """A class or function of a module that is imported under its path, or the module itself."""
+    module = sys.modules[module_name]
+    return operator.attrgetter(qualified_name)(module) if qualified_name else module
 
 
 def pass_through(executor, *args, **kwargs):
