@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 import operator
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, repeat
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .plan import class_path
 
-OURS = f"{Path(__file__).resolve().parents[1]}/"
+OURS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")  # as code names its file: links not followed
 ATTRIBUTE = "xdit_watch"  # of a diffusion model
 LIBRARIES = frozenset({"torch", "comfy", "comfy_kitchen"})
 # Of torch's own classes only what is called for a module's output; packs wrap `to` and the like.
