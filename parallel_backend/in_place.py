@@ -5,6 +5,7 @@ The same functions look at ComfyUI's model and at a rank's.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -61,9 +62,9 @@ class InPlace:
     skipped: tuple[str, ...] = ()
 
 
-def class_name(module: torch.nn.Module) -> str:
-    """The class, by a name that does not tell apart ComfyUI's sets of layers, each with a Linear of its own."""
-    cls = type(module)
+@functools.cache
+def class_name(cls: type) -> str:
+    """A name that does not tell apart ComfyUI's sets of layers, each with a Linear of its own."""
     if cls.__module__.startswith(("comfy.ops", "torch.nn.")) or "<locals>" in cls.__qualname__:
         return cls.__qualname__.rpartition(".")[2]
     return f"{cls.__module__}.{cls.__qualname__}"
@@ -71,15 +72,16 @@ def class_name(module: torch.nn.Module) -> str:
 
 def modules_of(model: torch.nn.Module, skipped: Iterable[str]) -> Iterator[tuple[str, torch.nn.Module]]:
     """(path, module) of a BaseModel's modules, but those that an object patch put there and what is below."""
-    skipped = tuple(skipped)
+    names = set(skipped)
+    below = tuple(f"{name}." for name in names)
     for path, module in model.named_modules():
-        if not any(path == name or path.startswith(f"{name}.") for name in skipped):
+        if path not in names and not path.startswith(below):
             yield path, module
 
 
-def tensors_of(model: torch.nn.Module, skipped: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, data) of the parameters, and of the buffers of what turns sigmas into timesteps."""
-    for path, module in modules_of(model, skipped):
+def tensors_of(modules: Iterable[tuple[str, torch.nn.Module]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, data) of the parameters, and of the buffers of what turns sigmas into timesteps, of `modules_of`."""
+    for path, module in modules:
         own = module._parameters if not path.startswith("model_sampling") else {**module._parameters, **module._buffers}
         for name, tensor in own.items():
             if tensor is not None:

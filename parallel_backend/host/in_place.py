@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -16,9 +17,10 @@ def look_at(patcher: Any) -> InPlace:
     """Of a MODEL whose object patches may be applied just now, as they are while ComfyUI samples."""
     with patcher.use_ejected():
         found = InPlace(skipped=tuple(patcher.object_patches))
-        for path, module in modules_of(patcher.model, found.skipped):
-            found.classes[path] = class_name(module)
-            if is_foreign_file(file_of_class(type(module))):
+        modules = list(modules_of(patcher.model, found.skipped))
+        for path, module in modules:
+            found.classes[path] = class_name(type(module))
+            if _is_of_a_pack(type(module)):
                 found.foreign[path] = type(module)
             found.methods.extend(
                 Method(path, name, *_unbound(value, module))
@@ -26,7 +28,7 @@ def look_at(patcher: Any) -> InPlace:
                 if (f"{path}.{name}" if path else name) not in patcher.object_patches
             )
             found.hooks.extend(_hooks(path, module))
-        found.samples = samples(_unpatched(patcher, found.skipped))
+        found.samples = samples(_unpatched(patcher, modules))
     return found
 
 
@@ -41,16 +43,20 @@ def undivided(found: InPlace) -> str:
     return ""
 
 
+@functools.cache
+def _is_of_a_pack(cls: type) -> bool:
+    return is_foreign_file(file_of_class(cls))
+
+
 def _changed(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """What runs of this object and is not its class's."""
     cls = type(module)
-    made_by_pack = is_foreign_file(file_of_class(cls))
     for name, value in list(vars(module).items()):
         if not callable(value):
             continue
         own = getattr(cls, name, None)
         if own is None or isinstance(own, torch.nn.Module):
-            if not made_by_pack and not isinstance(value, type) and foreign_file(value) is not None:
+            if not _is_of_a_pack(cls) and not isinstance(value, type) and foreign_file(value) is not None:
                 yield name, value
         elif not _is_bound_to(value, module, own):
             yield name, value
@@ -77,9 +83,9 @@ def _hooks(path: str, module: torch.nn.Module) -> Iterator[Hook]:
             yield Hook(path, value, False, with_kwargs, number in module._forward_hooks_always_called)
 
 
-def _unpatched(patcher: Any, skipped: tuple[str, ...]) -> Iterator[tuple[str, torch.Tensor]]:
+def _unpatched(patcher: Any, modules: list[tuple[str, torch.nn.Module]]) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors that hold what was loaded."""
     patched = set(patcher.backup) | set(patcher.hook_backup)
     if patcher.model.current_weight_patches_uuid is not None:
         patched |= {key if isinstance(key, str) else key[0] for key in patcher.patches}
-    return ((name, tensor) for name, tensor in tensors_of(patcher.model, skipped) if name not in patched)
+    return ((name, tensor) for name, tensor in tensors_of(modules) if name not in patched)
