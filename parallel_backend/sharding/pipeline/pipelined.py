@@ -17,12 +17,15 @@ import torch
 import torch.distributed as dist
 
 from ..arguments import Tokens
+from ..authors import name_of
 from ..call import Call
 from ..engine import ShardedModel
 from ..errors import ShardingError
 from ..layout import Segments
 from ..modules import argument_names, bind, module_at, replaced
+from ..node_attention import node_attention, undividable_attention
 from ..patches import Mode, replaced_blocks
+from ..reach import Reach
 from .caches import Caches, conditions_of
 from .keys_values import ConditionCache
 from .no_tokens import shapes_without_tokens, spare_linears
@@ -113,13 +116,23 @@ class PipelinedModel:
             return None
         return (self._patches, call.cache.memory.number, self._pipe.mailboxes.generation)
 
+    def refuse(self, reach: Reach) -> None:
+        """Raises ShardingError for foreign code that this rank's stages alone cannot run: around or at blocks, which
+        all ranks call and most of them leave empty. What is inside a block runs where the block is.
+        """
+        if reach.around or reach.at:
+            raise ShardingError(
+                f"{reach.lines[0]} runs around the model's blocks, of which PipeFusion has each on one device only; set"
+                " pipefusion to 1"
+            )
+
     def begin(self, call: Call | None, options: dict[str, Any], inputs: tuple) -> None:
         """A model call begins: in how many patches, and with which cache. `call` is None for one that is not divided.
 
         The choice must be, and is, the same on all ranks.
         """
         self._patches, self._patch = 1, 0
-        if (why := replaced_blocks(options)) != "":
+        if (why := replaced_blocks(options) or undividable_attention(options)) != "":
             raise ShardingError(f"{why}; set pipefusion to 1")
         if call is None:
             return
@@ -140,8 +153,12 @@ class PipelinedModel:
         cache.calls += 1
 
     def _inexact_alone(self, call: Call, options: dict[str, Any]) -> str:
+        if call.reach:
+            return f"{call.reach.lines[0]} may look at all tokens"
         if call.mode is not Mode.PERSIST:
             return "a patch works on whole tokens between the blocks"
+        if (attention := node_attention(options)) is not None:
+            return f"{name_of(attention)} computes attention in its own way"
         inner = [name for name in self._plan.inner_patches if options.get("patches", {}).get(name)]
         return f"the patch {inner[0]!r} looks at whole tokens inside the blocks" if inner else ""
 
