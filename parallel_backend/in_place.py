@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -51,7 +52,8 @@ class InPlace:
 
     `classes`: path → name of the module's class (`class_name`). `foreign`: path → class, where it is another pack's.
     `samples`: name → (dtype, bits of a few elements) of each plain tensor that is there; `skipped`: the object patches
-    of its patcher, which take the place of whatever was there.
+    of its patcher, which take the place of whatever was there. `attributes`: path → plain numbers, texts and flags of
+    what belongs to an architecture.
     """
 
     methods: list[Method] = field(default_factory=list)
@@ -60,6 +62,7 @@ class InPlace:
     foreign: dict[str, type] = field(default_factory=dict)
     samples: dict[str, tuple[torch.dtype, bytes]] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @functools.cache
@@ -68,6 +71,17 @@ def class_name(cls: type) -> str:
     if cls.__module__.startswith(("comfy.ops", "torch.nn.")) or "<locals>" in cls.__qualname__:
         return cls.__qualname__.rpartition(".")[2]
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def attributes_of(module: torch.nn.Module) -> dict[str, Any]:
+    """Plain numbers, texts and flags by which a module of an architecture computes."""
+    if not type(module).__module__.startswith("comfy.ldm."):
+        return {}
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if type(value) in (bool, int, float, str) and name != "training" and not name.startswith("_")
+    }
 
 
 def modules_of(model: torch.nn.Module, skipped: Iterable[str]) -> Iterator[tuple[str, torch.nn.Module]]:

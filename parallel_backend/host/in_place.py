@@ -6,11 +6,19 @@ import functools
 import types
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
 from ..foreign_code import file_of_class, foreign_file, is_foreign_file, pack_of
-from ..in_place import Hook, InPlace, Method, class_name, modules_of, samples, tensors_of
+from ..in_place import Hook, InPlace, Method, attributes_of, class_name, modules_of, samples, tensors_of
+
+_made: WeakKeyDictionary[torch.nn.Module, dict[str, torch.nn.Module]] = WeakKeyDictionary()
+
+
+def remember_modules(model: torch.nn.Module) -> None:
+    """`model` is as it was made: of modules without weights, no other way tells whether one was exchanged."""
+    _made[model] = {path: module for path, module in model.named_modules() if path}
 
 
 def look_at(patcher: Any) -> InPlace:
@@ -18,8 +26,13 @@ def look_at(patcher: Any) -> InPlace:
     with patcher.use_ejected():
         found = InPlace(skipped=tuple(patcher.object_patches))
         modules = list(modules_of(patcher.model, found.skipped))
+        made = _made.get(patcher.model, {})
         for path, module in modules:
             found.classes[path] = class_name(type(module))
+            if made and path and made.get(path) is not module:
+                found.classes[path] += " that was not there"
+            if attributes := attributes_of(module):
+                found.attributes[path] = attributes
             if _is_of_a_pack(type(module)):
                 found.foreign[path] = type(module)
             found.methods.extend(
@@ -40,6 +53,10 @@ def undivided(found: InPlace) -> str:
         file = foreign_file(changed.value)
         who = f"the node pack {pack_of(file)!r}" if file is not None else "a node"
         return f"{who} {what} {where} of the loaded model, beside its patcher, which may look at all tokens"
+    for path, cls in found.foreign.items():
+        if any(base.__module__.startswith("comfy.ldm.") for base in cls.__mro__):  # a loader's layers have no such base
+            pack = pack_of(file_of_class(cls))
+            return f"the node pack {pack!r} made {path} of the model a {cls.__qualname__}, which may look at all tokens"
     return ""
 
 

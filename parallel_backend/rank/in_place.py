@@ -40,14 +40,14 @@ def as_object_patches(model: torch.nn.Module, found: InPlace) -> dict[str, Any]:
 def follow(patcher: Any, found: InPlace) -> list[Callable[[], None]]:
     """Do what was done there; what is returned undoes it. Raises ChangedInPlace, having done nothing."""
     model = patcher.model
-    looks = (found.skipped, found.classes, found.samples)
+    looks = (found.skipped, found.classes, found.samples, found.attributes)
     if _last_seen.get(model) == looks and not found.hooks and not found.foreign:
         return []
+    _last_seen.pop(model, None)
     with patcher.use_ejected():
         modules = dict(modules_of(model, found.skipped))
         classes = _classes(modules, found)
         _check_weights(model, found, modules)
-    _last_seen[model] = looks
     undo: list[Callable[[], None]] = []
     for module, cls in classes:
         undo.append(functools.partial(setattr, module, "__class__", type(module)))
@@ -59,6 +59,14 @@ def follow(patcher: Any, found: InPlace) -> list[Callable[[], None]]:
         else:
             handle = module.register_forward_hook(hook.value, with_kwargs=hook.with_kwargs, always_call=hook.always)
         undo.append(handle.remove)
+    for path, attributes in found.attributes.items():
+        own = vars(modules[path])
+        for name, value in attributes.items():
+            if type(own.get(name)) is type(value) and own[name] != value:
+                undo.append(functools.partial(own.__setitem__, name, own[name]))
+                own[name] = value
+    if not undo:
+        _last_seen[model] = looks
     return undo
 
 
