@@ -124,9 +124,10 @@ def test_rows_stay_together_for_code_that_may_mix_them(client, comfy, models, ar
     assert named in run.said and UNDIVIDED_BATCH in run.said
 
 
+@pytest.mark.parametrize("kind", [LOADER, STOCK])
 @pytest.mark.parametrize("degrees", [CFG, AUTO], ids=["cfg 2", "auto"])
-def test_a_replaced_forward_of_wan_that_weighs_conditions(client, comfy, models, degrees):
-    run = Run(client, comfy, models, "wan", STOCK, degrees, patch=patched("ForeignMixingForward"))
+def test_a_replaced_forward_of_wan_that_weighs_conditions(client, comfy, models, kind, degrees):
+    run = Run(client, comfy, models, "wan", kind, degrees, patch=patched("ForeignMixingForward"))
     assert run.right
     if degrees == CFG:
         assert "the object patch 'diffusion_model.blocks.0.cross_attn.forward'" in run.said

@@ -47,7 +47,11 @@ def rows_stay_together(patcher: Any, model_options: dict[str, Any], conds: list,
 
 
 def _by_row(code: NodeCode) -> bool:
-    """ComfyUI's own way to put a LoRA beside the layers works token by token; of anything else it is not known."""
+    """ComfyUI's own way to put a LoRA beside the layers works token by token, and what torch compiled is the model; of
+    anything else it is not known.
+    """
+    if code.place.startswith("the object patch"):
+        return name_of(code.code).root == "torch"
     return code.place.startswith(("the injection", "the weight wrapper")) and not why_together(code, 1)
 
 
