@@ -234,6 +234,7 @@ def test_a_mask_for_each_image(client, comfy, models, degrees):
 
 
 def test_residuals_that_are_no_rows_of_the_tokens_are_refused(client, comfy, models):
-    with pytest.raises(PromptFailed, match="'(input|output)' residuals of shape .*set Parallel Config's ulysses, ring"):
+    named = "OneRowControlNet of conditions in xdit-test-foreign gives '(input|output)' residuals of shape"
+    with pytest.raises(PromptFailed, match=f"{named} .*set Parallel Config's ulysses, ring"):
         Run(client, comfy, models, degrees={"ulysses": 2}, texts=controlled(comfy, models, "one row"))
     assert Run(client, comfy, models, degrees=CFG, texts=controlled(comfy, models, "one row")).right

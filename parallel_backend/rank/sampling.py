@@ -16,6 +16,7 @@ from ..protocol import Prepare, SampleRequest
 from ..sharding.batch import BatchParallel
 from ..sharding.cfg import CfgParallel
 from ..sharding.engine import ShardedModel
+from ..sharding.foreign_conditions import foreign_controls
 from ..sharding.node_code import OURS
 from ..sharding.pipeline.pipelined import PipelinedModel
 from ..sharding.pipeline.schedule import Schedule
@@ -90,6 +91,7 @@ def sample(
     arguments = {**request.arguments, "callback": _counting(schedule, on_step), "disable_pbar": True}
     with contextlib.ExitStack() as contexts:
         session = contexts.enter_context(sharded(patchers, mesh, meshes))
+        session.controls = tuple(foreign_controls(guider.conds.values()))
         session.kernel_with_lse = contexts.enter_context(attention_kernel(options.attention, session.note))
         contexts.enter_context(_agreed_memory(patchers, mesh))
         if options.compile:
