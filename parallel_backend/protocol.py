@@ -1,13 +1,14 @@
 """The messages between the host and the ranks, and nothing else.
 
-Host → every rank, the same bytes: `ArenaMessage` (+ descriptor), `Prepare`, `Go`, `Cancel`, `Discard`, `Forward`,
-`Probe`, `Settle`, `FreeMemory`, `ForgetModels`, `Ask`, `Shutdown`.
+Host → every rank, the same bytes: `ArenaMessage` (+ descriptor), `Prepare`, `Go`, `StepAnswer`, `Cancel`, `Discard`,
+`Forward`, `Probe`, `Settle`, `FreeMemory`, `ForgetModels`, `Ask`, `Shutdown`.
 Rank → host: `Ready`, `Prepared`, `Rejected`, `Step`, `Finished`, `Failed`, `Probed`, `Settled`, `Heartbeat`,
 `Standing`.
 
 One request: the host sends `Prepare`; every rank unpickles it, makes the model resident and answers `Prepared` (or
 `Rejected`: the request was bad, the group is healthy). Only when all ranks echoed the same identity does the host send
-`Go`, after which collectives start. `Discard` ends a prepared request that will not run.
+`Go`, after which collectives start. `Discard` ends a prepared request that will not run. A `StepAnswer` follows a
+`Step` where the request says so.
 
 Beside requests, from threads of their own in each rank: `Heartbeat` once a second, more often while it loads, and
 `Standing` as the answer to `Ask`, also while the main thread is inside a collective.
@@ -20,6 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .config import REPLICATE, Degrees
+from .process_settings import ProcessSettings
+from .random_state import RandomState
 from .transport.blobs import Span
 
 # What a rank's main thread can be doing.
@@ -47,6 +50,8 @@ PATCHER_STATE = (
     "is_clip",
 )
 
+IN_PLACE = "in_place"  # beside it in the state: what was done to the model itself
+
 
 @dataclass(frozen=True)
 class ArenaMessage:
@@ -62,6 +67,7 @@ class Prepare:
     "preload" only reads weights, as long as it is not cancelled, and leaves those alone that a rank holds.
     `weights`: one of config.WEIGHTS, but not "auto". `patches`, `warmup_steps`: of PipeFusion, as in ParallelConfig.
     `parameters`: parameters of the model are part of the request.
+    `settings`: those of ComfyUI's process; they hold while the request runs.
     """
 
     request: int
@@ -78,6 +84,7 @@ class Prepare:
     patches: int = 0
     warmup_steps: int = 1
     parameters: bool = False
+    settings: ProcessSettings = field(default_factory=ProcessSettings.read)
 
 
 @dataclass(frozen=True)
@@ -92,11 +99,28 @@ class Discard:
 
 @dataclass(frozen=True)
 class Forward:
-    """One model call of a prepared "forward" request: pickled (arguments, keyword arguments)."""
+    """One model call of a prepared "forward" request: pickled (arguments, keyword arguments). `settings` as in Prepare,
+    for this call.
+    """
 
     request: int
     stream: bytes
     forget: list[bytes]
+    settings: ProcessSettings = field(default_factory=ProcessSettings.read)
+
+
+@dataclass(frozen=True)
+class StepAnswer:
+    """What a callback that is not ComfyUI's own made of step `number`'s tensors: x0 and x as in Step, None for what it
+    left as it was; and the `guider`'s plain attributes (cfg) that it changed. `random`: as in Step, to go on from.
+    """
+
+    request: int
+    number: int
+    x0: Any
+    x: Any
+    random: RandomState
+    guider: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -225,7 +249,9 @@ class Raised:
 
 @dataclass(frozen=True)
 class Rejected:
-    """The request could not be read or its model not loaded. `stage`: "read" or "load". No collective has started."""
+    """The request could not be read, its model not loaded, or what nodes did to ComfyUI's model not followed. `stage`:
+    "read", "load" or "follow". No collective has started.
+    """
 
     request: int
     rank: int
@@ -235,7 +261,9 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Step:
-    """Progress of the sampler: `step` of `total`; x0 and x are the callback's tensors as (dtype, shape, bytes)."""
+    """Progress of the sampler: `step` of `total`; x0 and x are the callback's tensors as (dtype, shape, bytes), x0 None
+    where both are the same one. `number`: counted from 0, for an answer; `random`: of a rank that waits for one.
+    """
 
     request: int
     rank: int
@@ -243,6 +271,8 @@ class Step:
     total: int
     x0: Any
     x: Any
+    number: int = 0
+    random: RandomState | None = None
 
 
 @dataclass(frozen=True)
@@ -308,13 +338,27 @@ class Probed:
 
 @dataclass
 class SampleRequest:
-    """What crosses for one `guider.outer_sample`: its arguments (`callback`: whether there is one), and the host's
-    random state: (CPU state, accelerator state or None) as uint8 tensors.
+    """What crosses for one `guider.outer_sample`: its arguments (`callback`: whether there is one), and the random
+    state of ComfyUI's process. `answered`: whether the sampler waits for what the callback makes of a step's tensors.
     """
 
     guider: Any
     arguments: dict[str, Any]
-    rng: tuple[Any, Any]
+    random: RandomState
+    answered: bool = False
+
+
+@dataclass
+class Carried:
+    """The objects of a request: `payload`, and what node packs changed in ComfyUI's process beside it.
+
+    `replaced`: (module, qualified name, what ComfyUI's function or class of this name is now); `settings`: (module,
+    attribute path, value) of the packs' own modules.
+    """
+
+    payload: Any
+    replaced: list[tuple[str, str, Any]] = field(default_factory=list)
+    settings: list[tuple[str, str, Any]] = field(default_factory=list)
 
 
 def encode(message: Any) -> bytes:

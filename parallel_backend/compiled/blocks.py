@@ -48,10 +48,15 @@ class CompiledBlocks:
         self.active = True
 
     def _replace_forward(self, block: torch.nn.Module, blocks: Blocks) -> None:
-        original, names = block.forward, argument_names(block)
+        names = argument_names(block)
+        replaced = vars(block).get("forward")  # else the class's, which a node pack may replace for one request
+
+        def original(*args, **kwargs):
+            return replaced(*args, **kwargs) if replaced is not None else type(block).forward(block, *args, **kwargs)
+
         outside = self._outside
 
-        @functools.wraps(original)
+        @functools.wraps(block.forward)
         def forward(*args, **kwargs):
             if not self.active or type(block).forward in self._failed:
                 return original(*args, **kwargs)

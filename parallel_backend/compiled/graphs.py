@@ -73,9 +73,14 @@ class GraphedForward:
         self._calls: Counter = Counter()
         self._refused: set[Hashable] = set()
         self._pool = None
-        self._original = model.forward
+        replaced = vars(model).get("forward")  # else the class's, which a node pack may replace for one request
+
+        def original(*args, **kwargs):
+            return replaced(*args, **kwargs) if replaced is not None else type(model).forward(model, *args, **kwargs)
+
+        self._original = original
         if not hasattr(model, "_forward"):  # PipeFusion replaces it: the runs of all patches go into one graph
-            model._forward = model.forward
+            model._forward = original
             self._original = lambda *args, **kwargs: model._forward(*args, **kwargs)
 
         @functools.wraps(model.forward)

@@ -21,13 +21,15 @@ SMALL_LATENT = 128 * 128  # positions of a latent up to which whole images are d
 
 @dataclass(frozen=True)
 class Workload:
-    """What a choice depends on. `conditions`: how many each guided call evaluates; `heads`: None without a plan.
+    """What a choice depends on. `conditions`: how many most guided calls evaluate; `most_conditions`: how many one may,
+    None for as many. `heads`: None without a plan.
 
     `together`: what weighs conditions against each other, so that all must be rows of one model call, or None.
     `conditions_undivided`, `rows_undivided`: why cfg or batch groups would each evaluate all of a call, or "".
     `compiles`: whether there is something to compile or to capture. `hook_lora`: whether weights change between model
     calls. `steps`: of the sampler; `blocks`: how many PipeFusion can divide; `undivided_blocks`: why it cannot for this
-    request, or "". `ring_of_two`: whether two ranks that share a sequence are faster as a ring.
+    request, or "". `ring_of_two`: whether two ranks that share a sequence are faster as a ring. `undivided`: why a
+    model call must run on one device, or "".
     """
 
     architecture: str
@@ -44,6 +46,8 @@ class Workload:
     blocks: int = 0
     undivided_blocks: str = ""
     ring_of_two: bool = False
+    undivided: str = ""
+    most_conditions: int | None = None
 
     @classmethod
     def of(cls, model: torch.nn.Module, conditions: int, latent_shape: tuple[int, ...], **others: Any) -> Workload:
@@ -59,6 +63,11 @@ class Workload:
             blocks=len(staged_blocks(model, plan)) if plan is not None else 0,
             **others,
         )
+
+    @property
+    def cfg_limit(self) -> int:
+        """How many ranks can have a condition of their own, if only now and then."""
+        return max(1, self.conditions, self.most_conditions or 0)
 
     @property
     def images(self) -> int:
@@ -119,7 +128,10 @@ def refusal(degrees: Degrees, config: ParallelConfig, ranks: int, work: Workload
 def _auto(ranks: int, work: Workload, links: Links | None) -> Choice:
     if ranks == 1:
         return Choice(Degrees(), "one device")
-    cfg = 2 if work.conditions >= 2 and ranks % 2 == 0 and work.divides(Degrees(cfg=2)) else 1
+    if work.undivided:
+        return Choice(Degrees(), f"{work.architecture}; {work.undivided}")
+    conditions = work.cfg_limit if work.plan is None else work.conditions  # then there is nothing else to divide by
+    cfg = 2 if conditions >= 2 and ranks % 2 == 0 and work.divides(Degrees(cfg=2)) else 1
     rest, images = ranks // cfg, work.images if not work.rows_undivided else 1
     facts = f"{work.architecture}, {_count(work.conditions, 'condition')}, latent {_size(work.latent_shape)}"
     by_images = Degrees(cfg=cfg, batch=max(part for part in range(1, rest + 1) if rest % part == 0 and part <= images))
@@ -146,7 +158,7 @@ def _pipeline_instead(rest: int, cfg: int, work: Workload) -> str:
 
 def by_tokens(ranks: int, work: Workload) -> Choice | None:
     """Every rank on a share of the tokens; None where that cannot be."""
-    if ranks == 1 or work.plan is None:
+    if ranks == 1 or work.plan is None or work.undivided:
         return None
     return Choice(_sequence(ranks, work, cfg=1), "tokens")
 
@@ -165,6 +177,10 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
         raise ConfigError(
             f"{degrees} needs {degrees.ranks} devices, {ranks} are configured; the degrees must multiply to {ranks}"
         )
+    if work.undivided and degrees.ranks > 1:
+        if config.unsupported == "refuse":
+            raise ConfigError(f"{degrees}: {work.undivided}; set all degrees to 1, or leave that node out")
+        return Choice(Degrees(), f"asked for {degrees}; {work.undivided}")
     reason, instead = "as configured", ", or use ulysses" if work.plan is not None else ""
     if degrees.sequence > 1 and work.plan is None:
         if config.unsupported == "refuse":
@@ -189,10 +205,10 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
         raise ConfigError(
             f"cfg degree {degrees.cfg}, but {work.together}, so they must run in one model call; set cfg to 1{instead}"
         )
-    if degrees.cfg > max(1, work.conditions):
+    if degrees.cfg > work.cfg_limit:
         raise ConfigError(
-            f"cfg degree {degrees.cfg}, but this sampler evaluates {work.conditions} condition(s) per step; set cfg to"
-            f" {max(1, work.conditions)} at most{instead}"
+            f"cfg degree {degrees.cfg}, but this sampler evaluates {max(work.conditions, work.most_conditions or 0)}"
+            f" condition(s) per step; set cfg to {work.cfg_limit} at most{instead}"
         )
     return Choice(degrees, reason)
 

@@ -8,17 +8,18 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 from comfy_api.internal import _ComfyNodeInternal
 
-from ..protocol import PATCHER_STATE
+from ..protocol import IN_PLACE, PATCHER_STATE
 from ..recipe import ModelIdentity
 from ..transport.pickling import Describers
+from .changes import Changes, is_model
 from .compile_nodes import without_compiled, without_wrapper
 from .loaded import identity_of, loaded_models
 from .model_parts import ModelParts
+from .replacements import Replacements
 from .seam import Seam
 
 STATE_NOT_SENT = ("multigpu",)
@@ -28,20 +29,17 @@ HIDDEN_SENT = ("unique_id", "prompt", "extra_pnginfo")
 def patchers_of(payload: Any) -> list[Any]:
     """The MODELs that a request is about: `payload` itself, or those of its guider."""
     guider = getattr(payload, "guider", None)
-    return [found for found in (payload, *vars(guider).values()) if _is_model(found)] if guider else [payload]
-
-
-def _is_model(obj: Any) -> bool:
-    return isinstance(obj, comfy.model_patcher.ModelPatcher) and isinstance(obj.model, comfy.model_base.BaseModel)
+    return [found for found in (payload, *vars(guider).values()) if is_model(found)] if guider else [payload]
 
 
 class GraphDescribers:
     """Describes the objects of one request; `identities` are those of its MODELs, each computed once.
 
-    `patchers`: those MODELs that the request is about; others may be found in it.
+    `patchers`: those MODELs that the request is about; others may be found in it. `changes`: None where nothing runs.
     """
 
-    def __init__(self, patchers: Iterable[Any]):
+    def __init__(self, patchers: Iterable[Any], changes: Changes | None = None):
+        self._changes = changes
         self.identities: dict[int, ModelIdentity] = {}
         self.echo: list[tuple[str, str]] = []
         self._parts = ModelParts(loaded_models())
@@ -49,16 +47,26 @@ class GraphDescribers:
             self._identity(patcher)
 
     def describers(self) -> Describers:
+        replaced = self._changes.replacements if self._changes is not None else Replacements()
         return Describers(
-            self.patcher, self._parts.find, self.module_patcher, node_class, lambda obj: isinstance(obj, Seam)
+            self.patcher,
+            self._parts.find,
+            self.module_patcher,
+            node_class,
+            lambda obj: isinstance(obj, Seam),
+            replaced.original,
+            replaced.is_disguised,
         )
 
     def patcher(self, obj: Any) -> tuple[ModelIdentity, dict[str, Any]] | None:
-        if not _is_model(obj):
+        if not is_model(obj):
             return None
         identity = self._identity(obj)
         self.echo.append((identity.key, str(obj.patches_uuid)))
-        return identity, patcher_state(obj)
+        state = patcher_state(obj)
+        if self._changes is not None:
+            state[IN_PLACE] = self._changes.of(obj)
+        return identity, state
 
     def _identity(self, patcher: Any) -> ModelIdentity:
         key = id(patcher.model)
@@ -77,7 +85,7 @@ class GraphDescribers:
 def patcher_state(patcher: Any) -> dict[str, Any]:
     """Everything of a patcher that a rank's patcher takes over (PATCHER_STATE), clones for other GPUs left out."""
     state = {name: getattr(patcher, name) for name in PATCHER_STATE}
-    if _is_model(patcher):
+    if is_model(patcher):
         state["object_patches"] = without_compiled(patcher)
         state["wrappers"] = without_wrapper(patcher.wrappers)
     state["additional_models"] = {

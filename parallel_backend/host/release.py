@@ -33,6 +33,7 @@ def forget(group: ProcessGroup, keys: set[str]) -> None:
 
 def _tell(group: ProcessGroup, number: int, message: Any) -> None:
     answers = Answers(group, number)
+    group.phase("freeing memory")
     group.send(message)
     deadline = time.monotonic() + RELEASE_SECONDS
     while not answers.complete():

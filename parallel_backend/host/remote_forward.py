@@ -18,6 +18,7 @@ from ..protocol import Discard, Finished, Forward
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel, dumps
 from ..transport.returned import apply_changes
+from .changes import Changes
 from .describe import GraphDescribers
 from .errors import RequestRefused
 from .group import ProcessGroup
@@ -35,6 +36,7 @@ def sample_here(
     group: ProcessGroup,
     degrees: Degrees,
     config: ParallelConfig,
+    changes: Changes,
 ) -> torch.Tensor:
     """Run the rest of the OUTER_SAMPLE chain in this process with the diffusion model's calls served by the ranks.
 
@@ -46,17 +48,20 @@ def sample_here(
             "this prompt has a hook LoRA and an object that cannot be sent to the ranks (see the line above); the two"
             " do not go together: remove one, or sample with a stock loader"
         )
+    bare = _bare(patcher)
+    changes = changes.inside_the_model(patcher, bare)
     try:
-        request = prepare(group, "forward", _bare(patcher), degrees, config, len(arguments["sigmas"]) - 1)
+        request = prepare(group, "forward", bare, degrees, config, len(arguments["sigmas"]) - 1, changes)
     except CannotTravel as error:
         raise RequestRefused(
             f"{error}; it is needed inside the model call, so this prompt cannot be sampled"
         ) from error
     try:
-        with _served(patcher, group, request):
+        with _served(patcher, group, request, changes):
             return call_outer_sample(executor, {**arguments, "callback": callback, "disable_pbar": disable_pbar})
     finally:
         if not group.closed:
+            group.phase("idle")
             group.send(Discard(request.number))
 
 
@@ -72,14 +77,14 @@ def _bare(patcher: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _served(patcher: Any, group: ProcessGroup, request: Request) -> Iterator[None]:
+def _served(patcher: Any, group: ProcessGroup, request: Request, changes: Changes) -> Iterator[None]:
     """While it lasts, the diffusion model computes in the ranks. `_forward` is replaced where there is one: wrappers
     stay here.
     """
     model, device = patcher.model.diffusion_model, patcher.load_device
     name = "_forward" if hasattr(type(model), "_forward") else "forward"
     signature = inspect.signature(getattr(type(model), name))
-    graph = GraphDescribers([patcher])
+    graph = GraphDescribers([patcher], changes)
     notes = SimpleNamespace(seen=set())
 
     def remote(*args, **kwargs):

@@ -35,7 +35,7 @@ class ForwardServer:
             self._session = self._contexts.enter_context(sharded(reader.patchers, mesh, meshes))
             note = self._session.note
             if options.compile:
-                self._contexts.enter_context(accelerated(reader.patchers, mesh, options.attention, note))
+                self._contexts.enter_context(accelerated(reader.patchers, mesh, options, note))
             kernel = attention_kernel(options.attention, note)
             self._session.kernel_with_lse = self._contexts.enter_context(kernel)
             schedule = Schedule(options.patches, options.warmup_steps)
@@ -51,7 +51,8 @@ class ForwardServer:
             return None, b"", ()
         self._reader.received.remember()
         Agreement(self._mesh.active, cancelled).stop_if_cancelled()
-        output = self._model.diffusion_model(*args, **kwargs)
+        with message.settings.held():
+            output = self._model.diffusion_model(*args, **kwargs)
         if self._mesh.active is not None:
             output = output.contiguous()
             dist.broadcast(output, 0, group=self._mesh.active)

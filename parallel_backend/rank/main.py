@@ -48,6 +48,7 @@ from ..sharding.plans import plan_for
 from ..transport.packing import pack
 from . import prompt_server
 from .forward import ForwardServer
+from .in_place import follow
 from .leaving import leave
 from .link import HostLink
 from .mesh import Meshes
@@ -58,7 +59,7 @@ from .pulse import Pulse, no_reading
 from .reader import RequestReader
 from .reading import RequestReading
 from .sampling import sample
-from .steps import StepSender
+from .steps import AnsweredSteps, Steps, StepSender
 from .store import ModelStore
 from .weight_groups import WeightGroups
 from .weights import nothing
@@ -101,6 +102,7 @@ class Rank:
         self._reader = RequestReader(device, models)
         pulse.resident = lambda: models.resident() + self._reader.modules.resident()
         self._prepared: tuple[Prepare, Any] | None = None
+        self._followed: list[Callable[[], None]] = []  # undoes what was done to the models for this request
         self._forward: ForwardServer | None = None
 
     def serve(self) -> None:
@@ -144,6 +146,10 @@ class Rank:
             comfy.model_management.load_models_gpu(patchers)
             if message.parameters:
                 request = self._with_parameters(message)
+            stage = "follow"
+            for patcher in {id(patcher.model): patcher for patcher in patchers}.values():
+                if patcher.in_place is not None:
+                    self._followed += follow(patcher, patcher.in_place)
         except Exception as error:
             self._end(message.request)
             self._link.send(Rejected(message.request, self._rank, stage, raised(error)))
@@ -191,32 +197,32 @@ class Rank:
         self._end(message.request)
 
     def _sample(self, message: Prepare, request: SampleRequest, mesh) -> None:
-        wanted = request.arguments.pop("callback") and self._rank == 0
-        steps = StepSender(self._link, message.request, self._rank)
+        steps = self._steps(message, request) if request.arguments.pop("callback") and self._rank == 0 else None
         if self._rank == 0:
             self._reader.received.remember()
         try:
-            latent, notes = sample(
+            latent, random, notes = sample(
                 request,
                 self._reader.patchers,
                 mesh,
                 self._meshes,
                 message,
                 self._link.cancelled(message.request),
-                steps if wanted else None,
+                steps,
             )
         finally:
-            steps.finish()
+            if steps is not None:
+                steps.finish()
         if self._rank != 0:
             self._finish(message.request, notes=notes)
             return
         changes, lost = self._reader.received.changes()
-        self._finish(message.request, result=(pack(latent), *self._rng()), changes=changes, notes=(*notes, *lost))
+        self._finish(message.request, result=(pack(latent), random), changes=changes, notes=(*notes, *lost))
 
-    def _rng(self) -> tuple:
-        """The random state after sampling, CPU and accelerator, for ComfyUI to go on from."""
-        accelerator = pack(torch.cuda.get_rng_state()) if self._device.type == "cuda" else None
-        return pack(torch.get_rng_state()), accelerator
+    def _steps(self, message: Prepare, request: SampleRequest) -> Steps:
+        if request.answered:
+            return AnsweredSteps(self._link, message.request, self._rank, self._device)
+        return StepSender(self._link, message.request, self._rank)
 
     def _forward_call(self, message: Forward) -> None:
         cancelled = self._link.cancelled(message.request)
@@ -278,7 +284,9 @@ class Rank:
         for patcher in self._reader.patchers:
             patcher.model.xdit_weights.stop()
             patcher.model.xdit_weights.between = nothing
-        self._reader.patchers = []
+        while self._followed:
+            self._followed.pop()()
+        self._reader.end()
         self._link.done(request)
 
 

@@ -11,11 +11,13 @@ import comfy.utils
 import torch
 from comfy_api.internal import lock_class
 
-from ..protocol import PATCHER_STATE, ArenaMessage, Prepare
+from ..protocol import IN_PLACE, PATCHER_STATE, ArenaMessage, Prepare
 from ..recipe import ModelIdentity
 from ..transport import restore
 from ..transport.blobs import BlobCache
 from ..transport.returned import Received
+from .in_place import as_object_patches
+from .replacements import Replacements
 from .store import ModelStore, ModuleStore
 
 
@@ -27,6 +29,7 @@ class RequestReader:
         self.models = models
         self.modules = ModuleStore(device)
         self._blobs = BlobCache()
+        self._replacements = Replacements()
         self.echo: list[tuple] = []
         self.patchers: list[Any] = []
         self.received = Received()
@@ -40,12 +43,20 @@ class RequestReader:
         self.modules.offer(message.modules, message.keep_modules)
         for name, (file, package) in reversed(message.imports.items()):
             import_by_path(name, file, package)
+        self._replacements.begin()
         return self.read_again(message)
 
     def read_again(self, message: Prepare) -> Any:
         """New objects of the same request. Parameters of models among them are those that the models have now."""
         self.echo, self.patchers, self._identities = [], [], {}
-        return self.loads(message.stream, message.forget)
+        carried = self.loads(message.stream, message.forget)
+        self._replacements.apply(carried)
+        return carried.payload
+
+    def end(self) -> None:
+        """The request that was read is over."""
+        self._replacements.end()
+        self.patchers = []
 
     def loads(self, stream: bytes, forget: list[bytes]) -> Any:
         """What `stream` holds; blobs that it no longer names (`forget`) are let go."""
@@ -74,6 +85,9 @@ class RequestReader:
         model = self.models.base(identity).model
         return comfy.utils.get_attr(model, path) if path else model
 
+    def original(self, module_name: str, qualified_name: str) -> Any:
+        return self._replacements.function(module_name, qualified_name)
+
     def module(self, key: bytes) -> torch.nn.Module:
         return self.modules.module(key)
 
@@ -85,6 +99,9 @@ class RequestReader:
             setattr(patcher, name, state[name])
         if (key := self._identities.get(id(patcher))) is not None:
             model = patcher.model
+            patcher.in_place = state.get(IN_PLACE)
+            if patcher.in_place is not None:
+                patcher.object_patches = {**as_object_patches(model, patcher.in_place), **patcher.object_patches}
             self.echo.append((key, str(patcher.patches_uuid), str(model.get_dtype()), str(model.manual_cast_dtype)))
 
     def node_class(self, cls: type, hidden: dict[str, Any]) -> type:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 import blake3
 import torch
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ..memory_file import new_memory_file
 
@@ -27,6 +26,16 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of `tensor` in row-major order, copied to the CPU first where they lie elsewhere."""
     flat = tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous().reshape(-1)
     return memoryview(flat.view(torch.uint8).numpy())
+
+
+def digest(tensor: torch.Tensor) -> bytes:
+    """BLAKE3 of the bytes of `tensor`, by all cores.
+
+    It is computed for each request anew, also for weights: ComfyUI makes its tensors under inference_mode, where they
+    have no version counter, and what is written through `.data` or numpy counts in none. Nothing but the bytes tells a
+    LoRA that was scaled in place.
+    """
+    return blake3.blake3(tensor_bytes(tensor), max_threads=blake3.blake3.AUTO).digest()
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,6 @@ class BlobSender:
     """
 
     _held: dict[bytes, tuple[int, bool]] = field(default_factory=dict)
-    _digests: WeakIdKeyDictionary = field(default_factory=WeakIdKeyDictionary)
     _requests: int = 0
     _calls: int = 0
 
@@ -70,19 +78,6 @@ class BlobSender:
         self._calls += 1
         self._requests += not call
         return BlobBatch(self, between)
-
-    def digest(self, tensor: torch.Tensor, data: memoryview | None, stable: bool) -> bytes:
-        """BLAKE3 of the content. For a `stable` tensor (a weight) it is remembered while the tensor lives unchanged."""
-        version = 0 if tensor.is_inference() else tensor._version
-        if stable:
-            remembered = self._digests.get(tensor)
-            if remembered is not None and remembered[1] == version:
-                return remembered[0]
-        data = tensor_bytes(tensor) if data is None else data
-        digest = blake3.blake3(data, max_threads=blake3.blake3.AUTO).digest()
-        if stable:
-            self._digests[tensor] = (digest, version)
-        return digest
 
     def commit(self, used: dict[bytes, bool]) -> list[bytes]:
         """The ranks took a request that names `used` (digest → is a weight); returns what they may forget now."""
@@ -111,12 +106,13 @@ class BlobBatch:
         self._new: dict[bytes, torch.Tensor] = {}
 
     def add(self, tensor: torch.Tensor, stable: bool) -> bytes:
+        """`stable`: a weight, which the ranks keep through model calls that do not name it."""
         self._between()
-        digest = self._sender.digest(tensor, None, stable)
-        self.used[digest] = stable or self.used.get(digest, False)
-        if not self._sender.holds(digest):
-            self._new.setdefault(digest, tensor)
-        return digest
+        key = digest(tensor)
+        self.used[key] = stable or self.used.get(key, False)
+        if not self._sender.holds(key):
+            self._new.setdefault(key, tensor)
+        return key
 
     def arena(self) -> Arena | None:
         """A memfd with the new blobs, or None. The caller closes it. Raises OSError when memory is exhausted."""

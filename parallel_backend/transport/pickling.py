@@ -45,7 +45,9 @@ class Describers:
 
     patcher: a MODEL's identity and state. part: the identity and path of what belongs to a MODEL's model.
     module_patcher: the state of another patcher. node_class: of the class that ComfyUI makes of a node's class for one
-    execution, the node's class and what it knows of this execution. is_seam: this pack's own wrapper.
+    execution, the node's class and what it knows of this execution. is_seam: this pack's own wrapper. original: where
+    the name of one of ComfyUI's functions or classes means another one now, (module, qualified name). is_disguised: a
+    function that took such a place and goes by the name of the one that it replaced.
     """
 
     patcher: Callable[[Any], tuple[Any, dict[str, Any]] | None]
@@ -53,6 +55,8 @@ class Describers:
     module_patcher: Callable[[Any], dict[str, Any] | None]
     node_class: Callable[[type], tuple[type, dict[str, Any]] | None]
     is_seam: Callable[[Any], bool]
+    original: Callable[[Any], tuple[str, str] | None] = lambda obj: None
+    is_disguised: Callable[[Any], bool] = lambda obj: False
 
 
 @dataclass
@@ -112,6 +116,12 @@ class RequestPickler(cloudpickle.Pickler):
         if isinstance(obj, torch.device):
             return restore.device, (obj.type,)
         self._note(obj)
+        if isinstance(obj, types.FunctionType | type):
+            original = self._describers.original(obj)
+            if original is not None:
+                return restore.original, original
+            if self._describers.is_disguised(obj):
+                return self._dynamic_function_reduce(obj)
         if _is_named_by_path(obj):
             return restore.named, (obj.__module__, obj.__qualname__)
         if isinstance(obj, types.CellType):

@@ -44,6 +44,9 @@ class Reader(Protocol):
     def node_class(self, cls: type, hidden: dict[str, Any]) -> type:
         """The class of a ComfyUI node as one execution of it has it, with what it knows of this execution."""
 
+    def original(self, module_name: str, qualified_name: str) -> Any:
+        """What ComfyUI's module defines under this name, whatever took its place."""
+
 
 _reader: ContextVar[Reader] = ContextVar("xdit_reader")
 
@@ -121,6 +124,10 @@ def set_patcher_state(patcher, state):
 
 def node_class(cls: type, hidden: dict[str, Any]):
     return _reader.get().node_class(cls, hidden)
+
+
+def original(module_name: str, qualified_name: str):
+    return _reader.get().original(module_name, qualified_name)
 
 
 def named(module_name: str, qualified_name: str):
