@@ -136,6 +136,13 @@ def test_a_replaced_forward_of_wan_that_weighs_conditions(client, comfy, models,
         assert "cfg 2" not in run.said
 
 
+@pytest.mark.parametrize("degrees", [CFG, BATCH], ids=["cfg 2", "batch 2"])
+def test_a_forward_that_is_replaced_while_sampling(client, comfy, models, degrees):
+    run = Run(client, comfy, models, degrees=degrees, batch=2, patch=patched("ForeignSwapWhileSampling"))
+    assert run.right
+    assert "forward_of_all_rows" in run.said and (UNDIVIDED_CFG if degrees == CFG else UNDIVIDED_BATCH) in run.said
+
+
 @pytest.mark.parametrize("kind", [LOADER, STOCK])
 @pytest.mark.parametrize("degrees", [CFG, AUTO], ids=["cfg 2", "auto"])
 def test_an_adapter_that_is_known_to_treat_conditions_by_themselves_keeps_cfg(client, comfy, models, kind, degrees):

@@ -43,6 +43,7 @@ from ..protocol import (
 )
 from ..sharding import counts
 from ..sharding.engine import ShardedModel
+from ..sharding.foreign_code import watch
 from ..sharding.peers import PeerFailed
 from ..sharding.plans import plan_for
 from ..transport.packing import pack
@@ -311,7 +312,10 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def attach_plan(model: torch.nn.Module) -> None:
-    """Put the hooks of its architecture's plan on a freshly loaded model, if there is a plan."""
+    """Put the hooks of its architecture's plan on a freshly loaded model, if there is a plan; in any case it is watched
+    from now on.
+    """
+    watch(model.diffusion_model)
     plan = plan_for(model.diffusion_model)
     if plan is not None:
         model.xdit_sharded = ShardedModel(model.diffusion_model, plan)

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from support.comfy import import_comfy
+from support.foreign_code import flagged, foreign
 from support.guided_side import GuidedCall
 from support.node_attention_side import Overridden
 from support.parity import relative_error
@@ -25,7 +26,8 @@ class ModelSide:
     """Answers ("parity", case name, ulysses, ring, mode, exchange), ("guided", case name, cfg, batch, ulysses),
     ("compiled", case name, ulysses, ring, compiler backend), ("announced", case name, compiler backend),
     ("node attention", case name, ...), ("pipeline", case name, ...), ("through", case name, ...),
-    ("once", case name, ...) and ("modulations", case name, ...) as the methods say.
+    ("once", case name, ...), ("modulations", case name, ...), ("foreign", case name, ...) and ("flagged", case name,
+    ...) as the methods and functions say.
     """
 
     @staticmethod
@@ -53,6 +55,8 @@ class ModelSide:
             "announced": self._announced,
             "node attention": self._node_attention,
             "through": self._through,
+            "foreign": functools.partial(foreign, self),
+            "flagged": functools.partial(flagged, self),
         }
         return verbs[verb](self._cases[name], *arguments)
 
