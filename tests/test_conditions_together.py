@@ -174,6 +174,14 @@ def test_nodes_of_comfyui_that_draw_in_each_call_keep_conditions_together(client
     assert "draws random numbers in each model call" in run.said if degrees else "cfg 2" not in run.said
 
 
+@pytest.mark.parametrize("degrees", [CFG, AUTO], ids=["cfg 2", "auto"])
+def test_self_attention_guidance_sees_the_negative_condition_on_every_rank(client, comfy, models, degrees):
+    guided = patched("SelfAttentionGuidance", scale=0.5, blur_sigma=2.0)
+    run = Run(client, comfy, models, "sdxl", degrees=degrees, patch=guided)
+    assert run.right
+    assert "keeps the attention of the negative condition" in run.said if degrees else "cfg 2" not in run.said
+
+
 def controlled(comfy, models, kind, hints=1):
     image = write_random_image(comfy.base / "input" / "hint.png", 128, 80)
 
