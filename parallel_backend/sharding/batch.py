@@ -17,7 +17,7 @@ import torch.distributed as dist
 from comfy.utils import repeat_to_batch_size
 
 from .collectives import split_evenly
-from .guided_call import rows_stay_together
+from .guided_call import mixed_in_model, rows_stay_together
 from .in_options import InOptions
 from .memory_order import laid_out_as
 from .peers import Peers
@@ -40,7 +40,8 @@ class BatchParallel(InOptions):
         total = x_in.shape[0]
         if total < 2:
             return executor(model, conds, x_in, timestep, model_options)
-        if why := rows_stay_together(model.current_patcher, model_options, conds, total):
+        why = rows_stay_together(model.current_patcher, model_options, conds, total)
+        if why := why or mixed_in_model(model):
             self._note(f"{why}: every batch group evaluates all rows")
             return executor(model, conds, x_in, timestep, model_options)
         sizes = split_evenly(total, self._peers.size)

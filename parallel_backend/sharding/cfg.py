@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from .guided_call import conditions_stay_together
+from .guided_call import conditions_stay_together, mixed_in_model
 from .in_options import InOptions
 from .memory_order import as_contiguous, laid_out_as
 from .peers import Peers
@@ -30,7 +30,8 @@ class CfgParallel(InOptions):
         if len(active) < 2:
             return executor(model, conds, x_in, timestep, model_options)
         evaluated = [conds[index] for index in active]
-        if why := conditions_stay_together(model.current_patcher, model_options, evaluated, x_in.shape[0]):
+        why = conditions_stay_together(model.current_patcher, model_options, evaluated, x_in.shape[0])
+        if why := why or mixed_in_model(model):
             self._note(f"{why}: every cfg group evaluates all conditions")
             return executor(model, conds, x_in, timestep, model_options)
         owner = {index: place % self._peers.size for place, index in enumerate(active)}
