@@ -42,7 +42,7 @@ def test_edits_matter(client, models):
     saved = [graph.save(sampled(graph, stock, "ForeignStepCallback", what=what)) for what in kinds]
     result = client.run(graph.prompt)
     unedited, *edited = (client.latent(result, node.id) for node in saved)
-    assert all(relative_error(latent, unedited) > 1e-3 for latent in edited[:1] + edited[2:])
+    assert all(relative_error(latent, unedited) > 1e-3 for latent in edited)
 
 
 @pytest.mark.parametrize("what", ["raise", "interrupt"])
