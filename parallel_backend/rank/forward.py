@@ -56,7 +56,8 @@ class ForwardServer:
             several = isinstance(output, list | tuple)
             parts = [part.contiguous() for part in (output if several else [output])]
             for part in parts:
-                dist.broadcast(part, 0, group=self._mesh.active)
+                if part.numel():  # a modality without tokens
+                    dist.broadcast(part, 0, group=self._mesh.active)
             output = parts if several else parts[0]
         return output, tuple(self._session.notes)
 
