@@ -1,7 +1,7 @@
 """Graphs composed by chance from ComfyUI's nodes and from nodes of packs, each beside stock ComfyUI, through a real
 server; writes docs/graphs.json and docs/custom-nodes.md.
 
-    python3 scripts/graphs.py [--count 500] [--only NUMBER …] [--show NUMBER] [--minutes 9] [--again]
+    python3 scripts/graphs.py [--count 500] [--only NUMBER …] [--show NUMBER] [--nodes] [--minutes 9] [--again]
 
 Each outcome is kept at once, with the commit that it ran on; run it again to go on with what is missing.
 """

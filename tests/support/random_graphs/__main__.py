@@ -19,6 +19,7 @@ from comfy_host.instance import ComfyInstance, make_base_directory
 from ..comfy import import_comfy
 from ..comfy_client import ComfyClient
 from ..tiny_models import ModelShelf
+from . import nodes, page
 from .compose import compose
 from .plan import by_ranks, plan
 from .report import COUNT, RECORD, Record
@@ -38,6 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="graphs", description=__doc__)
     parser.add_argument("--count", type=int, default=COUNT, help="graphs, from number 0 on")
     parser.add_argument("--only", type=int, nargs="*", help="run these numbers (again)")
+    parser.add_argument("--nodes", action="store_true", help="instead: each of ComfyUI's patch nodes by itself")
     parser.add_argument("--show", type=int, help="print a graph, by the ranks and by stock ComfyUI; run nothing")
     parser.add_argument("--minutes", type=float, default=9, help="begin no graph after so many minutes")
     parser.add_argument("--again", action="store_true", help="first forget results of other commits")
@@ -47,6 +49,8 @@ def main() -> int:
     if options.show is not None:
         show(options.show)
         return 0
+    if options.nodes:
+        return patch_nodes(until, options.again)
     commit, record = current_commit(), Record.read(RECORD)
     if options.again:
         record.outcomes = {number: found for number, found in record.outcomes.items() if found[1] == commit}
@@ -54,9 +58,21 @@ def main() -> int:
     for number in options.only or ():
         record.outcomes.pop(number, None)
     run_part(record, commit, list(wanted), until)
+    page.write()
     done = sum(number < options.count for number in record.outcomes)
     print("\n".join([*record.bad, f"{done} of {options.count} graphs done, {len(record.bad)} bad"]))
     return 1 if record.bad else 0
+
+
+def patch_nodes(until: float, again: bool) -> int:
+    commit, record = current_commit(), nodes.read()
+    if again:
+        record = {name: {way: one for way, one in ways.items() if one[1] == commit} for name, ways in record.items()}
+    with server() as (comfy, client):
+        nodes.measure(Runner(comfy, client), record, commit, lambda: time.monotonic() > until)
+    page.write()
+    print("\n".join([*nodes.bad(record), f"{len(record)} nodes done, {len(nodes.bad(record))} results bad"]))
+    return 1 if nodes.bad(record) else 0
 
 
 def show(number: int) -> None:
