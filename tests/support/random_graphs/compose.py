@@ -84,7 +84,7 @@ class Composer:
         """Add the node and go on with what it gives."""
         self._chance = random.Random(f"graphs {self._plan.number} {place} {name}")
         info = self._info[name]
-        node = self._node(name)
+        node = self._node(name, **self._plan.values)
         conditionings = [index for index, kind in enumerate(outputs_of(info)) if kind == "CONDITIONING"]
         if len(conditionings) == 1 and "positive" not in inputs_of(info) and self._chance.random() < 0.3:
             self._negative = node.out(conditionings[0])
@@ -286,7 +286,7 @@ class Composer:
     def _sampled_by_node(self, name: str) -> Node:
         self._chance = random.Random(f"graphs {self._plan.number} {name}")
         keys = [key for key, (kind, _, _) in inputs_of(self._info[name]).items() if kind == "LATENT"]
-        return self._node(name, **dict.fromkeys(keys, self._full_latent()))
+        return self._node(name, **{**dict.fromkeys(keys, self._full_latent()), **self._plan.values})
 
     def _full_latent(self) -> list:
         return with_sound(self._graph, self._plan.family, self._latent, self._plan.shape)

@@ -43,14 +43,18 @@ def ways_for(name: str) -> dict[str, dict[str, int]]:
 
 
 def plan_of(name: str, way: str) -> Plan:
-    family = family_for(name)
+    return plan_around(name, family_for(name), WAYS[way])
+
+
+def plan_around(name: str, family: str, degrees: dict[str, int]) -> Plan:
+    """A graph on two ranks that holds one node."""
     size = 64 if FAMILIES[family].size[0] < 64 else FAMILIES[family].size[0]
     return Plan(
         number=10000 + zlib.crc32(name.encode()) % 10000,
         family=family,
         kind=LOADER,
         ranks=2,
-        degrees=WAYS[way],
+        degrees=degrees,
         config={},
         parts=(name,),
         samples=None,

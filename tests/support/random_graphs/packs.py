@@ -1,17 +1,19 @@
 """Published node packs: one graph with a pack's nodes, beside stock ComfyUI, on a server of its own.
 
 Run by scripts/packs.py. A graph is a JSON file in ComfyUI's API format, as stock ComfyUI runs it: loaders and samplers
-of the MODELs are exchanged for the ranks' run. A text "$flux" stands for the file of that name of ModelShelf.
+of the MODELs are exchanged for the ranks' run. A text "$flux" stands for the file of that name of ModelShelf. Or it is
+composed around one of the pack's nodes, as those of scripts/graphs.py are, with values of inputs given.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,12 @@ from ..comfy_client import ComfyClient, PromptFailed, PromptRefused
 from ..compare import TOLERANCE
 from ..parity import relative_error
 from ..tiny_models import ModelShelf
+from . import nodes
+from .catalogue import role_of
 from .notes import notes_in
-from .plan import LOADER, STOCK
+from .plan import CUSTOM_ROLES, LOADER, STOCK, Plan
 from .report import table
-from .run import CRASHES, HANGS, REFUSALS, REFUSED, RIGHT, STOCK_FAILS, WRONG
+from .run import CRASHES, HANGS, REFUSALS, REFUSED, RIGHT, STOCK_FAILS, WRONG, Runner
 
 RECORD = PACK_ROOT / "docs" / "packs.json"
 SUPPORT = PACK_ROOT / "tests" / "support"
@@ -165,7 +169,14 @@ def main() -> int:
     parser.add_argument("--name", required=True, help="owner/name on GitHub")
     parser.add_argument("--commit", required=True, help="of the pack")
     parser.add_argument("--site", default="", help="a folder with Python packages that the pack needs")
-    parser.add_argument("--graph", type=Path, required=True, nargs="+", help="JSON files in ComfyUI's API format")
+    parser.add_argument("--graph", type=Path, nargs="*", default=[], help="JSON files in ComfyUI's API format")
+    parser.add_argument(
+        "--node",
+        nargs="*",
+        default=[],
+        help="such as PerturbedAttention@sdxl, or a JSON list of that"
+        " and the values of its inputs; @flux: merely installed",
+    )
     parser.add_argument("--kind", choices=(LOADER, STOCK), nargs="+", default=[LOADER])
     parser.add_argument(
         "--degrees", nargs="+", default=["ulysses=2"], help="such as ulysses=2, cfg=2,ulysses=2 or auto"
@@ -182,22 +193,39 @@ def main() -> int:
         with ComfyInstance(host, base, FLAGS, environment) as comfy, ComfyClient(comfy.url, base / "output") as client:
             info = client.object_info()
             own = {key for key, node in info.items() if node["python_module"] == f"custom_nodes.{name}"}
-            for path in options.graph:
-                graph = json.loads(path.read_text())
-                for kind in options.kind:
-                    for text in options.degrees:
-                        degrees = parsed(text)
-                        verdict, said, error, notes, files = tried_in(comfy, client, graph, kind, degrees)
-                        used = sorted({node["class_type"] for node in graph.values()} & own)
-                        one = Tried(
-                            options.name, options.commit, path.stem, used, ", ".join(sorted(set(files))), kind, degrees,
-                            verdict, said, error, notes, commit,
-                        )  # fmt: skip
-                        remember(one)
-                        print(f"{name}, {path.stem}, {kind}, {text}: {verdict} {error} {said[:300]!r}", flush=True)
-                        if verdict == HANGS:
-                            return 1
+            runner = Runner(comfy, client)
+            for kind, text in itertools.product(options.kind, options.degrees):
+                degrees = parsed(text)
+                for path in options.graph:
+                    graph = json.loads(path.read_text())
+                    verdict, said, error, notes, files = tried_in(comfy, client, graph, kind, degrees)
+                    used = sorted({node["class_type"] for node in graph.values()} & own)
+                    model = ", ".join(sorted(set(files)))
+                    found = (path.stem, used, model, kind, degrees, verdict, said, error, notes)
+                    remember(Tried(options.name, options.commit, *found, commit))
+                for one in options.node:
+                    outcome = runner.judged(plan_around(one, kind, degrees, runner.object_info))
+                    used = [*outcome.parts, *([outcome.samples] if outcome.samples else [])]
+                    found = (", ".join(used), used, outcome.family, kind, degrees, outcome.verdict, outcome.text,
+                             outcome.error, outcome.notes)  # fmt: skip
+                    remember(Tried(options.name, options.commit, *found, commit))
     return 0
+
+
+def plan_around(one: str, kind: str, degrees: dict[str, int], object_info: dict[str, Any]) -> Plan:
+    """A graph with one node of a pack: "node@family", or a JSON list of that and a dictionary of inputs."""
+    place, values = json.loads(one) if one.startswith("[") else (one, {})
+    name, _, family = place.rpartition("@")
+    samples = bool(name) and role_of(object_info[name]) == "samples"
+    return replace(
+        nodes.plan_around(name, family, degrees),
+        kind=kind,
+        parts=(name,) if name and not samples else (),
+        samples=name if samples else None,
+        custom=bool(name) and role_of(object_info[name]) in {*CUSTOM_ROLES, "latent"},
+        ranks=_ranks(degrees),
+        values=values,
+    )
 
 
 def remember(one: Tried) -> None:
@@ -207,6 +235,8 @@ def remember(one: Tried) -> None:
         return tried.pack, tried.graph, tried.kind, str(tried.degrees)
 
     write([*(tried for tried in read() if place(tried) != place(one)), one])
+    print(f"{one.pack}, {one.graph or 'installed'}, {one.model}, {one.kind}, {one.degrees}: {one.verdict} {one.error}"
+          f" {one.text[:300]!r}", flush=True)  # fmt: skip
 
 
 def parsed(text: str) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .catalogue import drawn, families_for, role_of
@@ -38,7 +38,7 @@ FEW_HEADS = {"flux": 2, "flux2": 2, "hunyuan video": 2}
 @dataclass(frozen=True)
 class Plan:
     """`parts`: node classes between loader and sampler, in this order. `samples`: the node that samples, None for the
-    usual ones. `config`: further inputs of Parallel Config.
+    usual ones. `config`: further inputs of Parallel Config. `values`: of inputs of any node in `parts`, by name.
     """
 
     number: int
@@ -56,6 +56,7 @@ class Plan:
     scheduler: str
     shape: Shape
     tokens: tuple[int, int]
+    values: dict[str, Any] = field(default_factory=dict)
 
 
 def plan(number: int, object_info: dict[str, Any]) -> Plan:
