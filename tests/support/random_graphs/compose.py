@@ -110,7 +110,7 @@ class Composer:
         for key, (kind, options, required) in inputs_of(self._info[name]).items():
             if key in given:
                 inputs[key] = given[key]
-            elif required or self._chance.random() < 0.6:
+            elif required or role_of(self._info[name]) == "samples" or self._chance.random() < 0.6:
                 inputs.update(self._value(name, key, kind, options, required))
         return self._graph.add(name, **inputs)
 

@@ -226,7 +226,8 @@ def _slow(plan: Plan) -> bool:
 
 
 def _said(error: NodeError) -> str:
-    return f"{error.node_type}: {error.type.rpartition('.')[2]}: {error.message}"[:900]
+    text = f"{error.node_type}: {error.type.rpartition('.')[2]}: {error.message}"
+    return text if len(text) <= 1800 else f"{text[:600]} … {text[-1200:]}"
 
 
 def _is_refusal(error: NodeError) -> bool:
