@@ -1,9 +1,8 @@
-"""A published node pack: graphs with its nodes, each beside stock ComfyUI, through a real server of its own.
+"""Published node packs: graphs around their nodes, each beside stock ComfyUI, through a real server; docs/packs.json.
 
-    python3 scripts/packs.py --pack FOLDER --name OWNER/NAME --commit COMMIT --graph FILE … [--site FOLDER]
-        [--kind loader stock] [--degrees ulysses=2 cfg=2]
+    python3 scripts/packs.py --packs FOLDER [--site FOLDER] [--only OWNER/NAME …] [--minutes 9] [--again]
 
-Adds to docs/packs.json. The pack's files lie in a folder outside this repository, and so do the packages it needs.
+FOLDER holds a folder of each pack in tests/support/random_graphs/packs.json, outside this repository.
 """
 
 import os

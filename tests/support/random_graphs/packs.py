@@ -1,18 +1,19 @@
-"""Published node packs: one graph with a pack's nodes, beside stock ComfyUI, on a server of its own.
+"""Published node packs: a graph around each of some of a pack's nodes, beside stock ComfyUI, on a server of its own.
 
-Run by scripts/packs.py. A graph is a JSON file in ComfyUI's API format, as stock ComfyUI runs it: loaders and samplers
-of the MODELs are exchanged for the ranks' run. A text "$flux" stands for the file of that name of ModelShelf. Or it is
-composed around one of the pack's nodes, as those of scripts/graphs.py are, with values of inputs given.
+packs.json lists packs with the commit that was tried, and their nodes: "node@family", or a list of that and values of
+inputs; other inputs are drawn as in scripts/graphs.py. Or a list of "node + node@family" and {"graph": …} in ComfyUI's
+API format, with "$flux" for that file of ModelShelf. Run by scripts/packs.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+import math
 import os
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,27 +22,21 @@ from comfy_host import PACK_ROOT, Host
 from comfy_host.instance import ComfyInstance, make_base_directory
 
 from ..comfy import import_comfy
-from ..comfy_client import ComfyClient, PromptFailed, PromptRefused
-from ..compare import TOLERANCE
-from ..parity import relative_error
-from ..tiny_models import ModelShelf
+from ..comfy_client import ComfyClient
 from . import nodes
 from .catalogue import role_of
-from .notes import notes_in
 from .plan import CUSTOM_ROLES, LOADER, STOCK, Plan
 from .report import table
-from .run import CRASHES, HANGS, REFUSALS, REFUSED, RIGHT, STOCK_FAILS, WRONG, Runner
+from .run import HANGS, Runner
 
 RECORD = PACK_ROOT / "docs" / "packs.json"
-SUPPORT = PACK_ROOT / "tests" / "support"
-END_WITHIN_S = 120
-LOADERS = {"UNETLoader": "XDiTLoader", "CheckpointLoaderSimple": "XDiTCheckpointLoader"}
-SAMPLERS = {"KSampler": "XDiTSampler", "SamplerCustomAdvanced": "XDiTSamplerAdvanced"}
+RUNS = Path(__file__).with_name("packs.json")
+NOT_THERE = "not there"
 
 
 @dataclass(frozen=True)
 class Tried:
-    """`pack`: owner/name on GitHub, `commit`: of it; `graph`: the name of the graph's file; `ours`: the commit here."""
+    """`pack`: owner/name on GitHub, `commit`: of it; `graph`: "node@family"; `ours`: the commit here."""
 
     pack: str
     commit: str
@@ -81,142 +76,87 @@ def rendered(tried: list[Tried]) -> list[str]:
     )
 
 
-def filled(graph: dict[str, dict], models: ModelShelf) -> tuple[dict[str, dict], list[str]]:
-    """The graph with files for its "$…", and their names."""
-    names: list[str] = []
-
-    def value(given: Any) -> Any:
-        if isinstance(given, str) and given.startswith("$"):
-            names.append(given[1:])
-            return getattr(models, given[1:])()
-        return given
-
-    return {
-        key: {**node, "inputs": {name: value(given) for name, given in node["inputs"].items()}}
-        for key, node in graph.items()
-    }, names
-
-
-def by_the_ranks(graph: dict[str, dict], kind: str, degrees: dict[str, int]) -> dict[str, dict]:
-    """The same graph with our loader, or with our sampler. Raises ValueError where it has none to exchange."""
-    exchanged = LOADERS if kind == LOADER else SAMPLERS
-    config = {
-        "devices": f"cpu:{_ranks(degrees)}", "strategy": "manual" if degrees else "auto",
-        **dict.fromkeys(("ulysses", "ring", "cfg", "batch", "pipefusion"), 1), **degrees, "attention": "auto",
-        "unsupported": "run on one device",
-    }  # fmt: skip
-    made = {"xdit": {"class_type": "XDiTParallelConfig", "inputs": config}}
-    for key, node in graph.items():
-        if name := exchanged.get(node["class_type"]):
-            node = {"class_type": name, "inputs": {**node["inputs"], "parallel_config": ["xdit", 0]}}
-        made[key] = node
-    if all(node["class_type"] not in exchanged.values() for node in made.values()):
-        raise ValueError(f"the graph holds none of {', '.join(exchanged)}")
-    return made
-
-
 def _ranks(degrees: dict[str, int]) -> int:
-    product = 1
-    for degree in degrees.values():
-        product *= degree
-    return max(product, 2)
-
-
-def latent_of(client: ComfyClient, graph: dict[str, dict]) -> Any:
-    """The latent of the graph's SaveLatent. Raises PromptFailed, PromptRefused or TimeoutError."""
-    (saved,) = (key for key, node in graph.items() if node["class_type"] == "SaveLatent")
-    return client.latent(client.run(graph, END_WITHIN_S), saved)
-
-
-def tried_in(
-    comfy: ComfyInstance, client: ComfyClient, graph: dict[str, dict], kind: str, degrees: dict[str, int]
-) -> tuple[str, str, float | None, list[str], list[str]]:
-    """Verdict, text, relative error, what the console said, and the names of the files."""
-    stock_graph, names = filled(graph, ModelShelf(comfy.base / "models"))
-    try:
-        stock = latent_of(client, stock_graph)
-    except (PromptFailed, PromptRefused, TimeoutError) as error:
-        return STOCK_FAILS, _first(error), None, [], names
-    mark = comfy.log.stat().st_size
-    try:
-        found = latent_of(client, by_the_ranks(stock_graph, kind, degrees))
-    except TimeoutError as error:
-        return HANGS, str(error), None, notes_in(comfy.log_since(mark)), names
-    except (PromptFailed, PromptRefused) as error:
-        return _refusal(error), _first(error), None, notes_in(comfy.log_since(mark)), names
-    log = comfy.log_since(mark)
-    error = relative_error(found, stock)
-    if "Traceback (most recent call last)" in log:
-        return CRASHES, "a traceback in the console", error, notes_in(log), names
-    return RIGHT if error <= TOLERANCE else WRONG, "", error, notes_in(log), names
-
-
-def _refusal(error: PromptFailed | PromptRefused) -> str:
-    if isinstance(error, PromptRefused):
-        return REFUSED
-    said = error.result.error
-    named = said is not None and said.type.rpartition(".")[2] in REFUSALS and "Traceback (most" not in said.message
-    return REFUSED if named else CRASHES
-
-
-def _first(error: Exception) -> str:
-    return str(error)[:700]
+    return max(math.prod(degrees.values()), 2)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="packs", description=__doc__)
-    parser.add_argument("--pack", type=Path, required=True, help="a folder that holds the pack's files")
-    parser.add_argument("--name", required=True, help="owner/name on GitHub")
-    parser.add_argument("--commit", required=True, help="of the pack")
-    parser.add_argument("--site", default="", help="a folder with Python packages that the pack needs")
-    parser.add_argument("--graph", type=Path, nargs="*", default=[], help="JSON files in ComfyUI's API format")
-    parser.add_argument(
-        "--node",
-        nargs="*",
-        default=[],
-        help="such as PerturbedAttention@sdxl, or a JSON list of that"
-        " and the values of its inputs; @flux: merely installed",
-    )
-    parser.add_argument("--kind", choices=(LOADER, STOCK), nargs="+", default=[LOADER])
-    parser.add_argument(
-        "--degrees", nargs="+", default=["ulysses=2"], help="such as ulysses=2, cfg=2,ulysses=2 or auto"
-    )
+    parser.add_argument("--packs", type=Path, required=True, help="a folder with a folder of each pack")
+    parser.add_argument("--site", default="", help="a folder with Python packages that the packs need")
+    parser.add_argument("--only", nargs="*", help="these packs, as owner/name")
+    parser.add_argument("--minutes", type=float, default=9, help="begin no pack after so many minutes")
+    parser.add_argument("--again", action="store_true", help="run what was run before, too")
     options = parser.parse_args()
+    until = time.monotonic() + options.minutes * 60
     import_comfy(Path(os.environ["COMFYUI_PATH"]))
-    from .__main__ import ENVIRONMENT, FLAGS, PACKS, current_commit
+    from .__main__ import current_commit
 
-    commit, name = current_commit(), options.name.partition("/")[2]
-    with tempfile.TemporaryDirectory(prefix="xdit-packs-") as folder:
-        base = make_base_directory(Path(folder) / "comfyui", {**PACKS, name: options.pack.resolve()})
-        host = Host(Path(os.environ["COMFYUI_PATH"]), Path(sys.executable))
-        environment = {**ENVIRONMENT, "PYTHONPATH": options.site}
-        with ComfyInstance(host, base, FLAGS, environment) as comfy, ComfyClient(comfy.url, base / "output") as client:
-            info = client.object_info()
-            own = {key for key, node in info.items() if node["python_module"] == f"custom_nodes.{name}"}
-            runner = Runner(comfy, client)
-            for kind, text in itertools.product(options.kind, options.degrees):
-                degrees = parsed(text)
-                for path in options.graph:
-                    graph = json.loads(path.read_text())
-                    verdict, said, error, notes, files = tried_in(comfy, client, graph, kind, degrees)
-                    used = sorted({node["class_type"] for node in graph.values()} & own)
-                    model = ", ".join(sorted(set(files)))
-                    found = (path.stem, used, model, kind, degrees, verdict, said, error, notes)
-                    remember(Tried(options.name, options.commit, *found, commit))
-                for one in options.node:
-                    outcome = runner.judged(plan_around(one, kind, degrees, runner.object_info))
-                    used = [*outcome.parts, *([outcome.samples] if outcome.samples else [])]
-                    found = (", ".join(used), used, outcome.family, kind, degrees, outcome.verdict, outcome.text,
-                             outcome.error, outcome.notes)  # fmt: skip
-                    remember(Tried(options.name, options.commit, *found, commit))
+    done = {one.pack for one in read()} if not options.again else set()
+    for pack in json.loads(RUNS.read_text()):
+        wanted = pack["pack"] in options.only if options.only else pack["pack"] not in done
+        if wanted and time.monotonic() < until:
+            run_pack(pack, options.packs.resolve(), options.site, current_commit())
     return 0
 
 
-def plan_around(one: str, kind: str, degrees: dict[str, int], object_info: dict[str, Any]) -> Plan:
-    """A graph with one node of a pack: "node@family", or a JSON list of that and a dictionary of inputs."""
-    place, values = json.loads(one) if one.startswith("[") else (one, {})
+def run_pack(pack: dict[str, Any], folder: Path, site: str, ours: str) -> None:
+    """A plain prompt with the pack merely installed, then each of its nodes and graphs; each result is written."""
+    from .__main__ import ENVIRONMENT, FLAGS, PACKS
+
+    short = pack["pack"].partition("/")[2]
+    jobs = [("@flux", LOADER, {"ulysses": 2}), *((one, *way) for one in pack["nodes"] for way in ways_of(one))]
+    while jobs:
+        with tempfile.TemporaryDirectory(prefix="xdit-packs-") as place:
+            base = make_base_directory(Path(place) / "comfyui", {**PACKS, short: folder / short})
+            host = Host(Path(os.environ["COMFYUI_PATH"]), Path(sys.executable))
+            environment = {**ENVIRONMENT, "PYTHONPATH": site}
+            with (
+                ComfyInstance(host, base, FLAGS, environment) as comfy,
+                ComfyClient(comfy.url, base / "output") as client,
+            ):
+                jobs = run_jobs(pack, jobs, Runner(comfy, client), ours)
+
+
+def run_jobs(pack: dict[str, Any], jobs: list[tuple], runner: Runner, ours: str) -> list[tuple]:
+    """Those that are left for another server, after one that hangs this one."""
+    loads = any(info["python_module"].endswith(pack["pack"].partition("/")[2]) for info in runner.object_info.values())
+    for place, (one, kind, degrees) in enumerate(jobs):
+        try:
+            outcome = runner.judged(plan_around(one, kind, degrees, runner.object_info))
+        except KeyError as missing:
+            remember(Tried(pack["pack"], pack["commit"], _name(one), [_name(one)], "", kind, degrees, NOT_THERE,
+                           f"this ComfyUI lists no node {missing}", None, [], ours))  # fmt: skip
+            continue
+        used = [*outcome.parts, *([outcome.samples] if outcome.samples else [])]
+        text = outcome.text if loads or one != "@flux" else "the pack itself does not load in this ComfyUI"
+        remember(Tried(pack["pack"], pack["commit"], _name(one), used, outcome.family, kind, degrees, outcome.verdict,
+                       text, outcome.error, outcome.notes, ours))  # fmt: skip
+        if outcome.verdict == HANGS:
+            return jobs[place + 1 :]
+    return []
+
+
+def _name(one: str | list) -> str:
+    return one if isinstance(one, str) else one[0]
+
+
+def ways_of(one: str | list) -> list[tuple[str, dict[str, int]]]:
+    """Kinds of MODEL and degrees that a node is tried with."""
+    tokens = {"cfg": 2} if _name(one).endswith("@sdxl") else {"ulysses": 2}
+    return [(LOADER, tokens), (STOCK, {"cfg": 2})]
+
+
+def plan_around(one: str | list, kind: str, degrees: dict[str, int], object_info: dict[str, Any]) -> Plan:
+    """A graph with one node of a pack: "node@family", or a list of that and the values of inputs. Raises KeyError."""
+    place, values = (one, {}) if isinstance(one, str) else one
     name, _, family = place.rpartition("@")
+    if "graph" in values:
+        parts = tuple(part for part in name.split(" + ") if object_info[part])
+        return replace(nodes.plan_around(name, family, degrees), kind=kind, parts=parts, given=values["graph"])
     samples = bool(name) and role_of(object_info[name]) == "samples"
+    if samples:
+        kind = LOADER  # it samples itself, so that only our loader can bring the ranks
     return replace(
         nodes.plan_around(name, family, degrees),
         kind=kind,
@@ -237,12 +177,6 @@ def remember(one: Tried) -> None:
     write([*(tried for tried in read() if place(tried) != place(one)), one])
     print(f"{one.pack}, {one.graph or 'installed'}, {one.model}, {one.kind}, {one.degrees}: {one.verdict} {one.error}"
           f" {one.text[:300]!r}", flush=True)  # fmt: skip
-
-
-def parsed(text: str) -> dict[str, int]:
-    """Of "ulysses=2,cfg=2"; none of "auto"."""
-    parts = [] if text == "auto" else [part.partition("=") for part in text.split(",")]
-    return {name: int(degree) for name, _, degree in parts}
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ FEW_HEADS = {"flux": 2, "flux2": 2, "hunyuan video": 2}
 class Plan:
     """`parts`: node classes between loader and sampler, in this order. `samples`: the node that samples, None for the
     usual ones. `config`: further inputs of Parallel Config. `values`: of inputs of any node in `parts`, by name.
+    `given`: a whole graph in ComfyUI's API format, in place of what the others say.
     """
 
     number: int
@@ -57,6 +58,7 @@ class Plan:
     shape: Shape
     tokens: tuple[int, int]
     values: dict[str, Any] = field(default_factory=dict)
+    given: dict[str, dict] = field(default_factory=dict)
 
 
 def plan(number: int, object_info: dict[str, Any]) -> Plan:

@@ -18,6 +18,7 @@ from ..ranks import rank_pids
 from ..tiny_models import ModelShelf
 from .catalogue import LEAVES_TRACES
 from .compose import Prompt, compose
+from .given import by_the_ranks, filled, saved_in
 from .notes import notes_in
 from .plan import Plan
 
@@ -113,6 +114,13 @@ class Runner:
         return outcome
 
     def _judged(self, plan: Plan) -> Outcome:
+        def composed(ours: bool, disturbed: bool = False) -> Prompt:
+            if plan.given:
+                graph = filled(plan.given, self._models)
+                prompt = by_the_ranks(graph, plan.kind, plan.degrees) if ours else graph
+                return Prompt(prompt, saved_in(graph), "")
+            return compose(plan, self._info, self._models, ours, disturbed)
+
         def outcome(verdict: str, text: str = "", **found: Any) -> Outcome:
             return Outcome(
                 plan.number, plan.family, plan.kind, plan.degrees, plan.config, list(plan.parts), plan.samples or "",
@@ -121,12 +129,12 @@ class Runner:
 
         within = SLOW_WITHIN_S if _slow(plan) else END_WITHIN_S
         try:
-            stock = self._stock(compose(plan, self._info, self._models, ours=False), within)
+            stock = self._stock(composed(ours=False), within)
         except TimeoutError:
             return outcome(HANGS, "stock ComfyUI does not end")
         mark = self._comfy.log.stat().st_size
         try:
-            ours = self._ended(compose(plan, self._info, self._models, ours=True), within)
+            ours = self._ended(composed(ours=True), within)
         except TimeoutError:
             return outcome(HANGS, f"not within {within} s", notes=notes_in(self._comfy.log_since(mark)))
         log = self._comfy.log_since(mark)
@@ -147,7 +155,7 @@ class Runner:
         error = max(errors) if all(error == error for error in errors) else float("inf")
         if error <= TOLERANCE:
             return outcome(RIGHT, error=error, **found)
-        spread = self._spread(plan, stock.latents, within)
+        spread = 0.0 if plan.given else self._spread(composed(ours=False, disturbed=True), stock.latents, within)
         if error <= max(spread * SPREAD, TOLERANCE):
             return outcome(RIGHT, error=error, spread=spread, **found)
         return outcome(WRONG, f"relative error {error:.1e}", error=error, spread=spread, **found)
@@ -158,8 +166,8 @@ class Runner:
             self._last = prompt.prompt, self._ended(prompt, within)
         return self._last[1]
 
-    def _spread(self, plan: Plan, stock: list[torch.Tensor], within: float) -> float:
-        ended = self._ended(compose(plan, self._info, self._models, ours=False, disturbed=True), within)
+    def _spread(self, disturbed: Prompt, stock: list[torch.Tensor], within: float) -> float:
+        ended = self._ended(disturbed, within)
         if ended.latents is None:
             return 0.0
         return max(relative_error(*pair) for pair in zip(ended.latents, stock, strict=True))
