@@ -43,6 +43,7 @@ FITS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(["FluxKVCache", "Flux2Scheduler", "FluxKontextMultiReferenceLatentMethod"], ("flux", "flux2")),
     "ReferenceLatent": ("flux", "flux2", "wan"),
     "ModelMergeWAN2_1": ("wan",),
+    **dict.fromkeys(["ModelMergeSimple", "ModelMergeAdd", "ModelMergeSubtract", "ModelMergeBlocks"], MAIN),
     "ModelMergeLTXV": ("ltx-2",),
     "RenormCFG": ("lumina 2", "flux"),
     "CLIPTextEncodeLumina2": ("lumina 2",),

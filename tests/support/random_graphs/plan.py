@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from .catalogue import drawn, families_for, role_of
+from .catalogue import FITS, drawn, families_for, role_of
 from .families import FAMILIES, MAIN, Shape
 
 SAMPLERS = (
@@ -15,6 +15,8 @@ SAMPLERS = (
     "dpm_2_ancestral", "euler_cfg_pp", "er_sde", "sa_solver", "dpmpp_3m_sde",
 )  # fmt: skip
 SCHEDULERS = ("simple", "normal", "sgm_uniform", "beta")
+# Drawn as a graph's first node only: there are many, and they merge weights, which the MODEL of xDiT Loader has not.
+FIRST = {name for name in FITS if name.startswith("ModelMerge")}
 LOADER, STOCK = "loader", "stock"  # XDiTLoader's MODEL; UNETLoader's, given to an xDiT sampler
 CUSTOM_ROLES = {"guider", "sampler", "sigmas"}
 
@@ -68,7 +70,7 @@ def plan(number: int, object_info: dict[str, Any]) -> Plan:
     family = _family(first, chance)
     parts = [first] if chance.random() < 0.97 else []
     for _ in range(chance.choice((0, 0, 1, 1, 2, 3)) if parts else 0):
-        parts.append(chance.choice([name for name in names if family in families_for(name)]))
+        parts.append(chance.choice([name for name in names if family in families_for(name) and name not in FIRST]))
     parts = _compatible(parts, object_info)
     roles = {role_of(object_info[name]) for name in parts}
     samples = next((name for name in parts if role_of(object_info[name]) == "samples"), None)
@@ -76,7 +78,7 @@ def plan(number: int, object_info: dict[str, Any]) -> Plan:
     ranks = chance.choice(RANKS)
     degrees = _degrees(family, ranks, chance)
     cfg = 1.0 if chance.random() < 0.3 and "cfg" not in degrees else chance.choice((2.5, 4.0))
-    kind = LOADER if samples else chance.choice((LOADER, STOCK))
+    kind = LOADER if samples else chance.choice((LOADER, STOCK, STOCK) if set(parts) & FIRST else (LOADER, STOCK))
     step, most = FAMILIES[family].size
     return Plan(
         number=number,
