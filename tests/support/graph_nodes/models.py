@@ -75,13 +75,12 @@ class RandomGligen:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(2)
             modules = [GatedSelfAttentionDense(320, 1280, 5, 64) for _ in range(SDXL_ATTENTIONS)]
-            for module in modules:
-                torch.nn.init.constant_(module.alpha_attn, 0.3)
-                torch.nn.init.constant_(module.alpha_dense, 0.3)
             model = Gligen(modules, PositionNet(1280, 1280), 1280)
-            for parameter in model.parameters():
+            for name, parameter in model.named_parameters():
                 if parameter.dim() > 1:
                     torch.nn.init.normal_(parameter, std=0.02)
+                else:
+                    torch.nn.init.constant_(parameter, 0.3 if "alpha" in name else float("norm" in name))
         return (patched(model),)
 
 
@@ -98,7 +97,7 @@ class LoraAsObject:
 
 
 def disturbed(executor, *args, **kwargs):
-    """The diffusion model's prediction, each value off by some 3e-7 of itself, as another order of sums leaves it."""
+    """The model's prediction, each value off by some 3e-7 of itself, as another order of sums leaves it."""
     out = executor(*args, **kwargs)
     noise = torch.Generator().manual_seed(1)
 
@@ -114,5 +113,5 @@ class DisturbedModel:
 
     def make(self, model):
         clone = model.clone()
-        clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "disturbed", disturbed)
+        clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "disturbed", disturbed)
         return (clone,)

@@ -127,7 +127,7 @@ class Composer:
             return {f"{key}.{names[0]}": self._linked(node, key, inner)}
         if isinstance(kind, list) or kind in PLAIN:
             return {key: self._plain(node, key, kind, options)}
-        link = self._linked(node, key, kind)
+        link = self._linked(node, key, kind) or (self._made(kind) if required else None)
         if link is None and required:
             raise LookupError(f"nothing gives a {kind} for {node}.{key}")
         return {} if link is None else {key: link}
@@ -230,6 +230,15 @@ class Composer:
         }  # fmt: skip
         giver = givers.get(kind)
         return None if giver is None else giver()
+
+    def _made(self, kind: str) -> list | None:
+        """By the first node of a pack that gives this type."""
+        for name, info in self._info.items():
+            if kind in outputs_of(info) and kind not in {
+                taken for taken, _, _ in inputs_of(info).values() if isinstance(taken, str)
+            }:
+                return self._node(name).out(outputs_of(info).index(kind))
+        return None
 
     def _conditioning(self, node: str, key: str) -> list:
         """What the graph has so far, for the first such input of a node; another text for a further one."""

@@ -23,8 +23,11 @@ from comfy_host.instance import ComfyInstance, make_base_directory
 
 from ..comfy import import_comfy
 from ..comfy_client import ComfyClient
+from ..tiny_models import ModelShelf
 from . import nodes
 from .catalogue import role_of
+from .given import LOADERS
+from .pack_files import MAKERS
 from .plan import CUSTOM_ROLES, LOADER, STOCK, Plan
 from .report import table
 from .run import HANGS, Runner
@@ -109,6 +112,9 @@ def run_pack(pack: dict[str, Any], folder: Path, site: str, ours: str) -> None:
     while jobs:
         with tempfile.TemporaryDirectory(prefix="xdit-packs-") as place:
             base = make_base_directory(Path(place) / "comfyui", {**PACKS, short: folder / short})
+            if pack["pack"] in MAKERS:
+                MAKERS[pack["pack"]](base, site)
+            ModelShelf(base / "models").flux_lora()
             host = Host(Path(os.environ["COMFYUI_PATH"]), Path(sys.executable))
             environment = {**ENVIRONMENT, "PYTHONPATH": site}
             with (
@@ -143,6 +149,9 @@ def _name(one: str | list) -> str:
 
 def ways_of(one: str | list) -> list[tuple[str, dict[str, int]]]:
     """Kinds of MODEL and degrees that a node is tried with."""
+    given = {} if isinstance(one, str) else one[1].get("graph", {})
+    if given and not any(node["class_type"] in LOADERS for node in given.values()):
+        return [(STOCK, {"ulysses": 2}), (STOCK, {"cfg": 2})]
     tokens = {"cfg": 2} if _name(one).endswith("@sdxl") else {"ulysses": 2}
     return [(LOADER, tokens), (STOCK, {"cfg": 2})]
 

@@ -141,6 +141,8 @@ def plain_value(node: str, name: str, kind: Any, options: dict[str, Any], chance
         return chance.choice(listed)
     if kind == "BOOLEAN":
         return chance.random() < 0.5
+    if kind == "STRING" and isinstance(options.get("default"), str):
+        return options["default"]
     if kind == "STRING":
         return " ".join(chance.sample(WORDS, chance.randint(1, 5)))
     return number(name, kind == "INT", options, chance)
