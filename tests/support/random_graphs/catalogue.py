@@ -22,8 +22,7 @@ FITS: dict[str, tuple[str, ...]] = {
             "PerturbedAttentionGuidance", "HypernetworkLoader", "GLIGENTextBoxApply", "unCLIPConditioning",
             "SD_4XUpscale_Conditioning", "StableCascade_StageB_Conditioning", "CLIPTextEncodeSDXL",
             "CLIPTextEncodeSDXLRefiner", "ModelMergeSD1", "ModelMergeSD2", "ModelMergeSDXL", "SDTurboScheduler",
-            "AlignYourStepsScheduler", "SV3D_Conditioning", "StableZero123_Conditioning",
-            "StableZero123_Conditioning_Batched",
+            "AlignYourStepsScheduler",
         ],
         UNETS,
     ),
@@ -66,7 +65,14 @@ FITS: dict[str, tuple[str, ...]] = {
         WAN,
     ),
     **dict.fromkeys(["Hunyuan3Dv2Conditioning", "Hunyuan3Dv2ConditioningMultiView"], ("wan",)),
-    **dict.fromkeys(["SVD_img2vid_Conditioning", "TripoSplatConditioning"], ("wan",)),
+    **dict.fromkeys(
+        [
+            "SVD_img2vid_Conditioning", "SV3D_Conditioning", "StableZero123_Conditioning",
+            "StableZero123_Conditioning_Batched",
+        ],
+        ("wan",),
+    ),
+    "ModelNoiseScale": ("sd3", "wan"),
     **dict.fromkeys(
         [
             "HunyuanImageToVideo", "HunyuanRefinerLatent", "HunyuanVideo15ImageToVideo",
@@ -114,6 +120,7 @@ EXCEPTIONS: dict[str, str] = {
     "PhotoMakerEncode": f"{FILES}: PhotoMaker",
     "SeedVR2Conditioning": f"{FILES}: SeedVR2",
     "LotusConditioning": "a fixed tensor that fits Lotus' UNet only",
+    "TripoSplatConditioning": f"{FILES}: DINOv3",
     "TripoSplatSamplingPreview": f"{FILES}: TripoSplat's VAE; a preview only",
     "MiniMaxH3ImageToVideo": f"{FILES}: MiniMax H3's text encoder",
     "MiniMaxH3ReferenceToVideo": f"{FILES}: MiniMax H3's text encoder",
