@@ -178,14 +178,15 @@ def role_of(info: dict[str, Any]) -> str:
 
 
 def listed(object_info: dict[str, Any]) -> list[str]:
-    """ComfyUI's own nodes of these types and all foreign ones, in an order that does not change."""
-    found = []
+    """ComfyUI's own nodes of these types, then all foreign ones, in an order that does not change."""
+    own, foreign = [], []
     for name, info in object_info.items():
-        own = not info["python_module"].startswith("custom_nodes")
         kinds = {kind for kind, _, _ in inputs_of(info).values() if isinstance(kind, str)} | set(outputs_of(info))
-        if (own and kinds & set(TYPES)) or info["python_module"] == FOREIGN_PACK:
-            found.append(name)
-    return sorted(found)
+        if info["python_module"] == FOREIGN_PACK:
+            foreign.append(name)
+        elif not info["python_module"].startswith("custom_nodes") and kinds & set(TYPES):
+            own.append(name)
+    return [*sorted(own), *sorted(foreign)]
 
 
 def drawn(object_info: dict[str, Any]) -> list[str]:

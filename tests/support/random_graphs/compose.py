@@ -18,6 +18,7 @@ from .values import plain_value
 
 PLAIN = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 CHANNELS_OF_SOUND = 8
+NEEDED = {"images"}  # optional by the schema, and missed by the node
 OTHER_MODEL = {"model2", "model_negative", "iclora_model"}
 PATCHES = {
     "USOStyleReference": "uso",
@@ -107,10 +108,11 @@ class Composer:
 
     def _node(self, name: str, **given: Any) -> Node:
         inputs: dict[str, Any] = {}
+        samples = role_of(self._info[name]) == "samples"
         for key, (kind, options, required) in inputs_of(self._info[name]).items():
             if key in given:
                 inputs[key] = given[key]
-            elif required or role_of(self._info[name]) == "samples" or self._chance.random() < 0.6:
+            elif required or samples or key in NEEDED or self._chance.random() < 0.6:
                 inputs.update(self._value(name, key, kind, options, required))
         return self._graph.add(name, **inputs)
 
