@@ -14,7 +14,6 @@ NODES: dict[str, type] = {}
 WIDTH = ("INT", {"default": 64, "min": 0, "max": 16384})
 
 CLIP_VISION_LAYERS = 24
-SOUND_LAYERS = 33
 
 
 class RandomTextEncoder:
@@ -100,18 +99,18 @@ class RandomStyleModel:
         return (RandomStyle(tokens, context),)
 
 
-@node(NODES, "AUDIO_ENCODER_OUTPUT", seed=SEED, frames=SIZE, width=WIDTH)
+@node(NODES, "AUDIO_ENCODER_OUTPUT", seed=SEED, frames=SIZE, width=WIDTH, layers=SIZE)
 class RandomSound:
     """A sound as encoded by Wav2Vec 2 or Whisper, and as Wan Dancer wants it: 50 frames a second."""
 
-    def make(self, seed, frames, width):
+    def make(self, seed, frames, width, layers):
         noise = generator(seed)
-        layers = [torch.randn(1, frames, width, generator=noise) for _ in range(SOUND_LAYERS)]
+        encoded = [torch.randn(1, frames, width, generator=noise) for _ in range(layers)]
         feature = torch.randn(frames, 35, generator=noise)
         return (
             {
-                "encoded_audio": layers[-1],
-                "encoded_audio_all_layers": layers,
+                "encoded_audio": encoded[-1],
+                "encoded_audio_all_layers": encoded,
                 "audio_samples": frames * 320,
                 "audio_feature": feature,
                 "fps": 30.0,

@@ -218,7 +218,8 @@ class Composer:
             ),
             "MODEL_PATCH": lambda: graph.add("RandomModelPatch", kind=PATCHES[node], width=family.hidden),
             "AUDIO_ENCODER_OUTPUT": lambda: graph.add(
-                "RandomSound", seed=7, frames=50, width=1280 if node == "WanHuMoImageToVideo" else 768
+                "RandomSound", seed=7, frames=50, width=1280 if node == "WanHuMoImageToVideo" else 768,
+                layers=13 if node == "WanInfiniteTalkToVideo" else 33,
             ),
             "WAN_CAMERA_EMBEDDING": lambda: graph.add(
                 "WanCameraEmbedding", camera_pose="Pan Up", length=frames, speed=1.0, fx=0.5, fy=0.5, cx=0.5, cy=0.5,
