@@ -68,8 +68,14 @@ def patch_nodes(until: float, again: bool) -> int:
     commit, record = current_commit(), nodes.read()
     if again:
         record = {name: {way: one for way, one in ways.items() if one[1] == commit} for name, ways in record.items()}
-    with server() as (comfy, client):
-        nodes.measure(Runner(comfy, client), record, commit, lambda: time.monotonic() > until)
+    lost = True
+    while lost:
+        with server() as (comfy, client):
+            try:
+                nodes.measure(Runner(comfy, client), record, commit, lambda: time.monotonic() > until)
+                lost = False
+            except ServerLost as error:
+                print(f"another server: {error}", flush=True)
     page.write()
     print("\n".join([*nodes.bad(record), f"{len(record)} nodes done, {len(nodes.bad(record))} results bad"]))
     return 1 if nodes.bad(record) else 0

@@ -16,7 +16,7 @@ from .families import FAMILIES, Shape
 from .notes import undivided
 from .plan import LOADER, Plan
 from .report import table
-from .run import REFUSED, RIGHT, STOCK_FAILS, Outcome, Runner
+from .run import REFUSED, RIGHT, STOCK_FAILS, Outcome, Runner, ServerLost
 
 RECORD = PACK_ROOT / "docs" / "patch_nodes.json"
 WAYS: dict[str, dict[str, int]] = {"ulysses 2": {"ulysses": 2}, "cfg 2": {"cfg": 2}}
@@ -94,7 +94,7 @@ def write(record: Record, path: Path = RECORD) -> None:
 
 
 def measure(runner: Runner, record: Record, commit: str, out_of_time: Callable[[], bool]) -> None:
-    """Runs what is missing; each result is written at once."""
+    """Runs what is missing; each result is written at once. Raises ServerLost after one that does not end."""
     for name in patch_nodes(runner.object_info):
         for way in ways_for(name):
             if way in record.get(name, {}):
@@ -105,6 +105,8 @@ def measure(runner: Runner, record: Record, commit: str, out_of_time: Callable[[
             record.setdefault(name, {})[way] = (outcome, commit)
             write(record)
             print(f"{name}, {way}: {mark(outcome)} {outcome.text[:160]!r}", flush=True)
+            if outcome.lost:
+                raise ServerLost(name)
 
 
 def mark(outcome: Outcome) -> str:

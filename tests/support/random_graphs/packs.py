@@ -30,7 +30,7 @@ from .given import LOADERS
 from .pack_files import MAKERS
 from .plan import CUSTOM_ROLES, LOADER, STOCK, Plan
 from .report import table
-from .run import HANGS, Runner
+from .run import Runner
 
 RECORD = PACK_ROOT / "docs" / "packs.json"
 RUNS = Path(__file__).with_name("packs.json")
@@ -138,7 +138,7 @@ def run_jobs(pack: dict[str, Any], jobs: list[tuple], runner: Runner, ours: str)
         text = outcome.text if loads or one != "@flux" else "the pack itself does not load in this ComfyUI"
         remember(Tried(pack["pack"], pack["commit"], _name(one), used, outcome.family, kind, degrees, outcome.verdict,
                        text, outcome.error, outcome.notes, ours))  # fmt: skip
-        if outcome.verdict == HANGS:
+        if outcome.lost:
             return jobs[place + 1 :]
     return []
 

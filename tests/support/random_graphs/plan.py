@@ -15,8 +15,9 @@ SAMPLERS = (
     "dpm_2_ancestral", "euler_cfg_pp", "er_sde", "sa_solver", "dpmpp_3m_sde",
 )  # fmt: skip
 SCHEDULERS = ("simple", "normal", "sgm_uniform", "beta")
-# Drawn as a graph's first node only: there are many, and they merge weights, which the MODEL of xDiT Loader has not.
-FIRST = {name for name in FITS if name.startswith("ModelMerge")}
+# Drawn as a graph's first node only: many merge weights, which the MODEL of xDiT Loader has not, and one compiles.
+MERGING = {name for name in FITS if name.startswith("ModelMerge")}
+FIRST = {*MERGING, "TorchCompileModel"}
 LOADER, STOCK = "loader", "stock"  # XDiTLoader's MODEL; UNETLoader's, given to an xDiT sampler
 CUSTOM_ROLES = {"guider", "sampler", "sigmas"}
 
@@ -78,7 +79,7 @@ def plan(number: int, object_info: dict[str, Any]) -> Plan:
     ranks = chance.choice(RANKS)
     degrees = _degrees(family, ranks, chance)
     cfg = 1.0 if chance.random() < 0.3 and "cfg" not in degrees else chance.choice((2.5, 4.0))
-    kind = LOADER if samples else chance.choice((LOADER, STOCK, STOCK) if set(parts) & FIRST else (LOADER, STOCK))
+    kind = LOADER if samples else chance.choice((LOADER, STOCK, STOCK) if set(parts) & MERGING else (LOADER, STOCK))
     step, most = FAMILIES[family].size
     return Plan(
         number=number,

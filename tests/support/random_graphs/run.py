@@ -31,6 +31,7 @@ SLOW_WITHIN_S = 280  # a compiler, or a model of 400 million parameters
 SPREAD = 20.0  # times what a graph makes of an error in the last digit of each prediction
 REFUSALS = ("ConfigError", "RequestRefused", "CannotTravel", "WeightlessModelError", "NoRecipe")
 RANKS = " rank(s)"  # in the line that says how a run is divided
+STOCK_DOES_NOT_END = "stock ComfyUI does not end"
 PLAIN_SEEDS = (11, 12, 13)
 
 
@@ -59,6 +60,11 @@ class Outcome:
     seconds: float = 0.0
     plain_after: bool = False
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the server that it ran on still does something."""
+        return self.verdict == HANGS or self.text == STOCK_DOES_NOT_END
 
 
 @dataclass(frozen=True)
@@ -93,14 +99,14 @@ class Runner:
                 return
             outcome = self.judged(plan)
             on_outcome(outcome)
-            if outcome.verdict == HANGS:
-                raise ServerLost(f"graph {plan.number} hangs")
+            if outcome.lost:
+                raise ServerLost(f"graph {plan.number}: {outcome.text}")
 
     def judged(self, plan: Plan) -> Outcome:
         if plan.ranks != self._devices:
             self._start(plan.ranks)
         outcome = self._judged(plan)
-        if outcome.verdict == HANGS:
+        if outcome.lost:
             return outcome
         traces = set(LEAVES_TRACES) & set(plan.parts)
         if traces:
@@ -131,7 +137,7 @@ class Runner:
         try:
             stock = self._stock(composed(ours=False), within)
         except TimeoutError:
-            return outcome(HANGS, "stock ComfyUI does not end")
+            return outcome(STOCK_FAILS, STOCK_DOES_NOT_END)
         mark = self._comfy.log.stat().st_size
         try:
             ours = self._ended(composed(ours=True), within)
