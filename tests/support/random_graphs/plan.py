@@ -69,7 +69,7 @@ def plan(number: int, object_info: dict[str, Any]) -> Plan:
     names = drawn(object_info)
     first = names[number % len(names)]
     family = _family(first, chance)
-    parts = [first] if chance.random() < 0.97 else []
+    parts = [first] if chance.random() < 0.97 or number < len(names) else []
     for _ in range(chance.choice((0, 0, 1, 1, 2, 3)) if parts else 0):
         parts.append(chance.choice([name for name in names if family in families_for(name) and name not in FIRST]))
     parts = _compatible(parts, object_info)
