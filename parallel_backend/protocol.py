@@ -47,6 +47,8 @@ PATCHER_STATE = (
     "is_clip",
 )
 
+IN_PLACE = "in_place"  # beside it in the state: what was done to the model itself
+
 
 @dataclass(frozen=True)
 class ArenaMessage:
@@ -61,6 +63,7 @@ class Prepare:
     """Read a request. `kind`: "sample" runs the whole guider in the ranks, "forward" serves single model calls,
     "preload" only reads weights, as long as it is not cancelled, and leaves those alone that a rank holds.
     `weights`: one of config.WEIGHTS, but not "auto". `patches`, `warmup_steps`: of PipeFusion, as in ParallelConfig.
+    `parameters`: parameters of the model are part of the request.
     """
 
     request: int
@@ -76,6 +79,7 @@ class Prepare:
     weights: str = REPLICATE
     patches: int = 0
     warmup_steps: int = 1
+    parameters: bool = False
 
 
 @dataclass(frozen=True)
@@ -223,7 +227,9 @@ class Raised:
 
 @dataclass(frozen=True)
 class Rejected:
-    """The request could not be read or its model not loaded. `stage`: "read" or "load". No collective has started."""
+    """The request could not be read, its model not loaded, or what nodes did to ComfyUI's model not followed. `stage`:
+    "read", "load" or "follow". No collective has started.
+    """
 
     request: int
     rank: int
@@ -246,13 +252,14 @@ class Step:
 @dataclass(frozen=True)
 class Finished:
     """The end of a request that ran. `result`: packed tensors of rank 0; `cancelled`: stopped at a step boundary;
-    `collectives`: as in Failed.
+    `changes`: what rank 0's run left in the request's objects (transport.returned); `collectives`: as in Failed.
     """
 
     request: int
     rank: int
     cancelled: bool = False
     result: Any = None
+    changes: bytes = b""
     notes: tuple[str, ...] = ()
     collectives: dict[str, int] = field(default_factory=dict)
 
@@ -312,6 +319,19 @@ class SampleRequest:
     guider: Any
     arguments: dict[str, Any]
     rng: tuple[Any, Any]
+
+
+@dataclass
+class Carried:
+    """The objects of a request: `payload`, and what node packs changed in ComfyUI's process beside it.
+
+    `replaced`: (module, qualified name, what ComfyUI's function or class of this name is now); `settings`: (module,
+    attribute path, value) of the packs' own modules.
+    """
+
+    payload: Any
+    replaced: list[tuple[str, str, Any]] = field(default_factory=list)
+    settings: list[tuple[str, str, Any]] = field(default_factory=list)
 
 
 def encode(message: Any) -> bytes:

@@ -57,7 +57,7 @@ def stored_parameters(model: torch.nn.Module) -> dict[str, Stored]:
         for attribute, parameter in module.named_parameters(recurse=False):
             name = ".".join(part for part in ("diffusion_model", path, attribute) if part)
             source = parameter.data
-            plain = type(source) is torch.Tensor and source.is_floating_point()
+            plain = not _has_parts(source) and source.is_floating_point()
             cast = getattr(module, f"{attribute}_comfy_model_dtype", None) if plain else None
             found[name] = Stored(name, module, attribute, source, cast)
     return found
@@ -75,7 +75,7 @@ def as_parameter(tensor: torch.Tensor) -> torch.Tensor:
 
 def inner_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
     """The plain tensors that `tensor` consists of: itself, or data and scales of a quantised one."""
-    if type(tensor) in (torch.Tensor, torch.nn.Parameter):
+    if not _has_parts(tensor):
         return [tensor]
     names, _ = tensor.__tensor_flatten__()
     return [getattr(tensor, name) for name in names]
@@ -83,8 +83,13 @@ def inner_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 def with_inner(tensor: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """A tensor like `tensor` that consists of `change` of each of its plain tensors."""
-    if type(tensor) in (torch.Tensor, torch.nn.Parameter):
+    if not _has_parts(tensor):
         return change(tensor)
     names, how = tensor.__tensor_flatten__()
     inner = {name: change(getattr(tensor, name)) for name in names}
     return type(tensor).__tensor_unflatten__(inner, how, tensor.shape, tensor.stride())
+
+
+def _has_parts(tensor: torch.Tensor) -> bool:
+    """Whether it consists of other tensors, as a quantised one does."""
+    return hasattr(tensor, "__tensor_flatten__")

@@ -10,7 +10,8 @@ import torch
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from ..sharding.modules import argument_names, bind, blocks_at, module_at
-from ..sharding.plan import Plan
+from ..sharding.patches import OVERRIDE
+from ..sharding.plan import Blocks, Plan
 from .attention_op import LOCAL_OPTIONS, WHOLE_OPTIONS, attention_options
 from .fuse import fusing
 from .scaled_fp8 import open_to_the_compiler
@@ -34,7 +35,7 @@ class CompiledBlocks:
         self._outside = plan.whole_patches | plan.between_patches
         for blocks in plan.blocks:
             for block in blocks_at(model, blocks.path):
-                self._replace_forward(block)
+                self._replace_forward(block, blocks)
                 open_to_the_compiler(block)
                 for name in blocks.local:
                     module_at(block, name).register_forward_pre_hook(_attend_locally, with_kwargs=True)
@@ -46,11 +47,16 @@ class CompiledBlocks:
         self._note = note
         self.active = True
 
-    def _replace_forward(self, block: torch.nn.Module) -> None:
-        original, names = block.forward, argument_names(block)
+    def _replace_forward(self, block: torch.nn.Module, blocks: Blocks) -> None:
+        names = argument_names(block)
+        replaced = vars(block).get("forward")  # else the class's, which a node pack may replace for one request
+
+        def original(*args, **kwargs):
+            return replaced(*args, **kwargs) if replaced is not None else type(block).forward(block, *args, **kwargs)
+
         outside = self._outside
 
-        @functools.wraps(original)
+        @functools.wraps(block.forward)
         def forward(*args, **kwargs):
             if not self.active or type(block).forward in self._failed:
                 return original(*args, **kwargs)
@@ -60,6 +66,9 @@ class CompiledBlocks:
             inside = [name for name, found in options.get("patches", {}).items() if found and name not in outside]
             if inside:
                 self._note(f"the patch {inside[0]!r} runs inside the blocks, so they are not compiled")
+                return original(*args, **kwargs)
+            if blocks.local_queries and getattr(options.get(OVERRIDE), "node", None) is not None:
+                self._note("a node computes attention in its own way, so the blocks are not compiled")
                 return original(*args, **kwargs)
             with attention_options(options):
                 return self._run(block, original, args, kwargs)

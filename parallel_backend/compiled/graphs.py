@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..sharding import counts
 from ..sharding.attention import ShardedAttention
+from ..sharding.kernel_choice import runs_torchs_kernel
 from ..sharding.patches import OVERRIDE
 
 OPTIONS = "transformer_options"
@@ -72,9 +73,14 @@ class GraphedForward:
         self._calls: Counter = Counter()
         self._refused: set[Hashable] = set()
         self._pool = None
-        self._original = model.forward
+        replaced = vars(model).get("forward")  # else the class's, which a node pack may replace for one request
+
+        def original(*args, **kwargs):
+            return replaced(*args, **kwargs) if replaced is not None else type(model).forward(model, *args, **kwargs)
+
+        self._original = original
         if not hasattr(model, "_forward"):  # PipeFusion replaces it: the runs of all patches go into one graph
-            model._forward = model.forward
+            model._forward = original
             self._original = lambda *args, **kwargs: model._forward(*args, **kwargs)
 
         @functools.wraps(model.forward)
@@ -185,8 +191,10 @@ def _key(leaves: list, structure: Any, options: dict[str, Any]) -> Hashable | No
 
 def _only_kernels(options: dict[str, Any]) -> bool:
     override = options.get(OVERRIDE)
+    if isinstance(override, ShardedAttention):
+        override = override.previous
     return (
-        (override is None or isinstance(override, ShardedAttention) and override.previous is None)
+        (override is None or runs_torchs_kernel(override))
         and not any(options.get("patches", {}).values())
         and not any(options.get("patches_replace", {}).values())
         and not any(options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {}).values())

@@ -16,6 +16,7 @@ import torch
 
 from ..config import ConfigError, Degrees, ParallelConfig
 from .benchmark_best import Key, best_key, keep_best
+from .changes import Changes
 from .choose import Workload, choose, refusal
 from .compiling import compile_wanted
 from .devices import DeviceSet, resolve
@@ -109,7 +110,7 @@ class BenchmarkSeam(Seam):
         own = patcher.parallel_config
         asked = own or ParallelConfig()
         devices = resolve(asked.devices)
-        work = workload(guider, arguments, devices)
+        work = workload(guider, arguments, devices, Changes.met_by_guider(guider))
         config = replace(asked, strategy="auto", compile=_compile(asked, devices.kind, work))
         with manager.used():
             group = manager.group(devices, config.may_leave_out)

@@ -23,10 +23,12 @@ SMALL_LATENT = 128 * 128  # positions of a latent up to which whole images are d
 class Workload:
     """What a choice depends on. `conditions`: how many each guided call evaluates; `heads`: None without a plan.
 
-    `together`: the patch for which all conditions must be rows of one model call, or None. `compiles`: whether there is
-    something to compile or to capture. `hook_lora`: whether weights change between model calls. `steps`: of the
-    sampler; `blocks`: how many PipeFusion can divide; `undivided_blocks`: why it cannot for this request, or "".
-    `ring_of_two`: whether two ranks that share a sequence are faster as a ring.
+    `together`: what weighs conditions against each other, so that all must be rows of one model call, or None.
+    `conditions_undivided`, `rows_undivided`: why cfg or batch groups would each evaluate all of a call, or "".
+    `compiles`: whether there is something to compile or to capture. `hook_lora`: whether weights change between model
+    calls. `steps`: of the sampler; `blocks`: how many PipeFusion can divide; `undivided_blocks`: why it cannot for this
+    request, or "". `ring_of_two`: whether two ranks that share a sequence are faster as a ring. `undivided`: why a
+    model call must run on one device, or "".
     """
 
     architecture: str
@@ -35,12 +37,15 @@ class Workload:
     conditions: int
     latent_shape: tuple[int, ...]
     together: str | None = None
+    conditions_undivided: str = ""
+    rows_undivided: str = ""
     compiles: bool = False
     hook_lora: bool = False
     steps: int = 0
     blocks: int = 0
     undivided_blocks: str = ""
     ring_of_two: bool = False
+    undivided: str = ""
 
     @classmethod
     def of(cls, model: torch.nn.Module, conditions: int, latent_shape: tuple[int, ...], **others: Any) -> Workload:
@@ -61,6 +66,11 @@ class Workload:
     def images(self) -> int:
         """Rows of the latent batch; a latent without any is treated as one."""
         return max(1, self.latent_shape[0]) if self.latent_shape else 1
+
+    def divides(self, degrees: Degrees) -> bool:
+        """Whether cfg and batch groups each get a part of a guided call."""
+        whole = self.together is not None or self.conditions_undivided
+        return not (degrees.cfg > 1 and whole or degrees.batch > 1 and self.rows_undivided)
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ def choose(
     """
     if config.strategy == "manual":
         choice = _manual(config, ranks, work)
-    elif best is not None and refusal(best.degrees, config, ranks, work) is None:
+    elif best is not None and work.divides(best.degrees) and refusal(best.degrees, config, ranks, work) is None:
         choice = best
     else:
         choice = _auto(ranks, work, links if config.unsupported != "refuse" else None)
@@ -111,8 +121,10 @@ def refusal(degrees: Degrees, config: ParallelConfig, ranks: int, work: Workload
 def _auto(ranks: int, work: Workload, links: Links | None) -> Choice:
     if ranks == 1:
         return Choice(Degrees(), "one device")
-    cfg = 2 if work.conditions >= 2 and ranks % 2 == 0 and work.together is None else 1
-    rest, images = ranks // cfg, work.images
+    if work.undivided:
+        return Choice(Degrees(), f"{work.architecture}; {work.undivided}")
+    cfg = 2 if work.conditions >= 2 and ranks % 2 == 0 and work.divides(Degrees(cfg=2)) else 1
+    rest, images = ranks // cfg, work.images if not work.rows_undivided else 1
     facts = f"{work.architecture}, {_count(work.conditions, 'condition')}, latent {_size(work.latent_shape)}"
     by_images = Degrees(cfg=cfg, batch=max(part for part in range(1, rest + 1) if rest % part == 0 and part <= images))
     if work.plan is None:
@@ -138,7 +150,7 @@ def _pipeline_instead(rest: int, cfg: int, work: Workload) -> str:
 
 def by_tokens(ranks: int, work: Workload) -> Choice | None:
     """Every rank on a share of the tokens; None where that cannot be."""
-    if ranks == 1 or work.plan is None:
+    if ranks == 1 or work.plan is None or work.undivided:
         return None
     return Choice(_sequence(ranks, work, cfg=1), "tokens")
 
@@ -157,6 +169,10 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
         raise ConfigError(
             f"{degrees} needs {degrees.ranks} devices, {ranks} are configured; the degrees must multiply to {ranks}"
         )
+    if work.undivided and degrees.ranks > 1:
+        if config.unsupported == "refuse":
+            raise ConfigError(f"{degrees}: {work.undivided}; set all degrees to 1, or leave that node out")
+        return Choice(Degrees(), f"asked for {degrees}; {work.undivided}")
     reason, instead = "as configured", ", or use ulysses" if work.plan is not None else ""
     if degrees.sequence > 1 and work.plan is None:
         if config.unsupported == "refuse":
@@ -179,8 +195,7 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
         )
     if degrees.cfg > 1 and work.together is not None:
         raise ConfigError(
-            f"cfg degree {degrees.cfg}, but the patch {work.together!r} on this MODEL weighs conditions against each"
-            " other, so they must run in one model call; set cfg to 1" + instead
+            f"cfg degree {degrees.cfg}, but {work.together}, so they must run in one model call; set cfg to 1{instead}"
         )
     if degrees.cfg > max(1, work.conditions):
         raise ConfigError(

@@ -141,6 +141,8 @@ def refusal_to_divide(degrees: Degrees, work: Workload) -> str | None:
     """Why weights cannot be divided with these degrees, and what to set; None if they can."""
     if work.plan is None:
         return f"{work.architecture} has no plan that names its blocks; set weights to replicate"
+    if work.undivided:
+        return f"{work.undivided}, so it runs on one device; set weights to replicate, or leave that node out"
     if degrees.pipefusion > 1:
         return f"{degrees}: PipeFusion divides the weights already, a stage holds its own blocks; set weights to auto"
     if degrees.ranks == 1:

@@ -7,6 +7,7 @@ format) belongs to the weights of then.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,6 +25,11 @@ class FilesChanged(ValueError):
 def remember(model: comfy.model_base.BaseModel, identity: ModelIdentity) -> None:
     """`model` was loaded from these files."""
     _loaded[model] = identity
+
+
+def loaded_models() -> Iterator[tuple[comfy.model_base.BaseModel, ModelIdentity]]:
+    """Every model that is still there of those that were sampled, or made by an xDiT loader."""
+    yield from list(_loaded.items())
 
 
 def identity_of(patcher: Any) -> ModelIdentity:

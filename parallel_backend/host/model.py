@@ -14,12 +14,9 @@ from ..recipe import ModelIdentity, Recipe
 from ..weights import load_model
 from .loaded import identity_of, remember
 from .seam import SEAM_KEY, Seam
+from .weightless import WeightlessModelError, guard_weights, no_weights
 
 FORWARDS = frozenset(("forward", "_forward"))  # one of these is replaced while the ranks serve the model's calls
-
-
-class WeightlessModelError(RuntimeError):
-    """A node asked the weightless MODEL for its weights."""
 
 
 class XDiTModelPatcher(comfy.model_patcher.ModelPatcher):
@@ -36,6 +33,7 @@ class XDiTModelPatcher(comfy.model_patcher.ModelPatcher):
         """The MODEL of `recipe`, its tensors above 64 KB on meta. Raises UnreadableWeights."""
         identity = recipe.identity()
         model = load_model(recipe, data=False)
+        guard_weights(model)
         remember(model, identity)
         patcher = cls(model, comfy.model_management.get_torch_device(), torch.device("cpu"))
         patcher._attach(recipe, config)
@@ -118,10 +116,7 @@ class XDiTModelPatcher(comfy.model_patcher.ModelPatcher):
     def pre_run(self):
         # Without this a weightless model would compute on unset memory, and give a picture.
         if FORWARDS.isdisjoint(vars(self.model.diffusion_model)):
-            raise WeightlessModelError(
-                "an xDiT MODEL has no weights in ComfyUI's process, and this node wants to run it there: use it as the"
-                " main model of a sampler node, with a sampler and a guider that can be sent to the ranks"
-            )
+            raise no_weights("run it there")
         return super().pre_run()
 
     def get_key_patches(self, filter_prefix=None):

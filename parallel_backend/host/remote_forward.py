@@ -14,9 +14,11 @@ import torch
 
 from ..config import Degrees, ParallelConfig
 from ..outer_sample import call_outer_sample
-from ..protocol import Discard, Forward
+from ..protocol import Discard, Finished, Forward
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel, dumps
+from ..transport.returned import apply_changes
+from .changes import Changes
 from .describe import GraphDescribers
 from .errors import RequestRefused
 from .group import ProcessGroup
@@ -34,6 +36,7 @@ def sample_here(
     group: ProcessGroup,
     degrees: Degrees,
     config: ParallelConfig,
+    changes: Changes,
 ) -> torch.Tensor:
     """Run the rest of the OUTER_SAMPLE chain in this process with the diffusion model's calls served by the ranks.
 
@@ -45,14 +48,16 @@ def sample_here(
             "this prompt has a hook LoRA and an object that cannot be sent to the ranks (see the line above); the two"
             " do not go together: remove one, or sample with a stock loader"
         )
+    bare = _bare(patcher)
+    changes = changes.inside_the_model(patcher, bare)
     try:
-        request = prepare(group, "forward", _bare(patcher), degrees, config, len(arguments["sigmas"]) - 1)
+        request = prepare(group, "forward", bare, degrees, config, len(arguments["sigmas"]) - 1, changes)
     except CannotTravel as error:
         raise RequestRefused(
             f"{error}; it is needed inside the model call, so this prompt cannot be sampled"
         ) from error
     try:
-        with _served(patcher.model.diffusion_model, group, request, patcher.load_device):
+        with _served(patcher, group, request, changes):
             return call_outer_sample(executor, {**arguments, "callback": callback, "disable_pbar": disable_pbar})
     finally:
         if not group.closed:
@@ -71,10 +76,14 @@ def _bare(patcher: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _served(model: torch.nn.Module, group: ProcessGroup, request: Request, device: torch.device) -> Iterator[None]:
-    """While it lasts, `model` computes in the ranks. `_forward` is replaced where there is one: wrappers stay here."""
+def _served(patcher: Any, group: ProcessGroup, request: Request, changes: Changes) -> Iterator[None]:
+    """While it lasts, the diffusion model computes in the ranks. `_forward` is replaced where there is one: wrappers
+    stay here.
+    """
+    model, device = patcher.model.diffusion_model, patcher.load_device
     name = "_forward" if hasattr(type(model), "_forward") else "forward"
     signature = inspect.signature(getattr(type(model), name))
+    graph = GraphDescribers([patcher], changes)
     notes = SimpleNamespace(seen=set())
 
     def remote(*args, **kwargs):
@@ -83,7 +92,7 @@ def _served(model: torch.nn.Module, group: ProcessGroup, request: Request, devic
         bound["transformer_options"] = {
             key: value for key, value in (bound.get("transformer_options") or {}).items() if key not in HOST_OPTIONS
         }
-        finished = _call(group, request, bound)
+        finished, numbered = _call(group, request, bound, graph)
         if any(message.cancelled for message in finished):
             comfy.model_management.interrupt_current_processing(False)
             raise comfy.model_management.InterruptProcessingException()
@@ -91,6 +100,7 @@ def _served(model: torch.nn.Module, group: ProcessGroup, request: Request, devic
             if note not in notes.seen:
                 notes.seen.add(note)
                 logging.info("xDiT: %s", note)
+        apply_changes(finished[0].changes, numbered, device)
         return unpack(finished[0].result, device)
 
     setattr(model, name, remote)
@@ -110,13 +120,16 @@ def _bind(signature: inspect.Signature, model: torch.nn.Module, args: tuple, kwa
     return dict(bound)
 
 
-def _call(group: ProcessGroup, request: Request, bound: dict[str, Any]):
+def _call(
+    group: ProcessGroup, request: Request, bound: dict[str, Any], graph: GraphDescribers
+) -> tuple[list[Finished], list[Any]]:
+    """How every rank ended this call, and the objects that went with it, as the ranks number them."""
     batch = group.blobs.batch(call=True)
     try:
-        stream = dumps(((), bound), batch, GraphDescribers().describers())
+        stream = dumps(((), bound), batch, graph.describers())
     except CannotTravel as error:
         raise RequestRefused(
             f"{error}; it is needed inside the model call, so this prompt cannot be sampled"
         ) from error
     group.send(Forward(request.number, stream.data, group.send_blobs(batch)))
-    return collect(group, request, lambda rank, message: None)
+    return collect(group, request, lambda rank, message: None), stream.numbered

@@ -11,35 +11,39 @@ from typing import Any
 import comfy.model_management
 
 from ..config import Degrees, ParallelConfig
-from ..protocol import Discard, Finished, Go, Prepare, Rejected
+from ..protocol import Carried, Discard, Finished, Go, Prepare, Rejected
 from ..transport.blobs import BlobBatch
 from ..transport.pickling import CannotTravel, dumps
 from .answers import Answers
-from .describe import GraphDescribers
+from .changes import Changes
+from .describe import GraphDescribers, patchers_of
 from .errors import OutOfMemory, RequestRefused
 from .events import StepsStarted, emit
 from .group import ProcessGroup
 from .loading import LoadingBar, what_was_read
 from .memory import shortage
+from .replacements import WHAT_TO_DO, Replacements
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prepared request that was told to go."""
+    """A prepared request that was told to go. `numbered`: its objects, as the ranks number them."""
 
     number: int
+    numbered: list[Any]
 
 
 def prepare(
-    group: ProcessGroup, kind: str, payload: Any, degrees: Degrees, config: ParallelConfig, steps: int
+    group: ProcessGroup, kind: str, payload: Any, degrees: Degrees, config: ParallelConfig, steps: int, changes: Changes
 ) -> Request:
-    """Send `payload`; when every rank read it and holds the model that it names, start it. `steps`: of the sampler.
+    """Send `payload`; when every rank read it and holds the model that it names, start it. `steps`: of the sampler;
+    `changes`: what it meets in ComfyUI's process.
 
     Raises CannotTravel when something cannot be pickled here or rebuilt there, RequestRefused when a model cannot be
     loaded, OutOfMemory, GroupError when a rank is lost, InterruptProcessingException when cancelled meanwhile.
     """
     batch = group.blobs.batch(between=comfy.model_management.throw_exception_if_processing_interrupted)
-    prepared = _send(group, kind, payload, degrees, config, batch)
+    prepared = _send(group, kind, payload, degrees, config, batch, changes)
     number, answers = prepared.number, prepared.answers
     loading = LoadingBar(answers, number, steps)
     try:
@@ -56,17 +60,20 @@ def prepare(
     group.held.loaded({key for key, _ in prepared.echo})
     group.send(Go(number))
     emit(StepsStarted())
-    return Request(number)
+    return Request(number, prepared.numbered)
 
 
 @dataclass(frozen=True)
 class Preparing:
-    """A request on its way to be prepared. `echo`: what its MODELs are; `began`: time.monotonic() when it was sent."""
+    """A request on its way to be prepared. `echo`: what its MODELs are; `began`: time.monotonic() when it was sent;
+    `numbered`: its objects.
+    """
 
     number: int
     answers: Answers
     echo: list[tuple[str, str]]
     began: float
+    numbered: list[Any]
 
     def check(self) -> None:
         """Once every rank answered. Raises as `prepare` does."""
@@ -79,7 +86,8 @@ def prepare_weights(group: ProcessGroup, patcher: Any, degrees: Degrees, config:
 
     Raises CannotTravel, FilesChanged, GroupError.
     """
-    return _send(group, "preload", patcher, degrees, config, group.blobs.batch(call=True), group.held_modules)
+    batch, held = group.blobs.batch(call=True), group.held_modules
+    return _send(group, "preload", patcher, degrees, config, batch, None, held)
 
 
 def _send(
@@ -89,11 +97,22 @@ def _send(
     degrees: Degrees,
     config: ParallelConfig,
     batch: BlobBatch,
+    changes: Changes | None,
     keep: Collection[bytes] = (),
 ) -> Preparing:
-    """`keep`: modules that the ranks hold, and that are kept beside those of `payload`."""
-    graph = GraphDescribers()
-    stream = dumps(payload, batch, graph.describers())
+    """`changes`: None where nothing runs; `keep`: modules that the ranks hold, and that are kept beside those of
+    `payload`.
+    """
+    graph = GraphDescribers(patchers_of(payload), changes)
+    carried = Carried(payload)
+    if changes is not None:
+        carried = Carried(payload, changes.replacements.entries(), changes.replacements.settings())
+    try:
+        stream = dumps(carried, batch, graph.describers())
+    except CannotTravel as error:
+        if changes is not None:
+            _blame_replacements(changes.replacements, batch, graph, kind)
+        raise error
     number = group.next_request()
     group.phase("loading the model")
     forget = group.send_blobs(batch)
@@ -114,9 +133,27 @@ def _send(
             config.weights,
             config.patches,
             config.warmup_steps,
+            stream.parameters,
         )  # fmt: skip
     )
-    return Preparing(number, Answers(group, number), graph.echo, time.monotonic())
+    return Preparing(number, Answers(group, number), graph.echo, time.monotonic(), stream.numbered)
+
+
+def _blame_replacements(replacements: Replacements, batch: BlobBatch, graph: GraphDescribers, kind: str) -> None:
+    """After a request could not be pickled: if it was what took the place of a function of ComfyUI, say so.
+
+    Raises CannotTravel where the sampler can stay in ComfyUI, as that function does; RequestRefused where it cannot.
+    """
+    for one in replacements.found:
+        try:
+            dumps((one.value, replacements.settings_of(one)), batch, graph.describers())
+        except CannotTravel as error:
+            text = (
+                f"{one.pack} replaced {one.title} in ComfyUI's process, and that cannot be sent to the ranks: {error}"
+            )
+            if kind != "sample":
+                raise RequestRefused(f"{text}. It runs inside the model call: {WHAT_TO_DO}") from error
+            raise CannotTravel(text) from error
 
 
 def _check(group: ProcessGroup, answers: Answers, echo: list[tuple[str, str]]) -> None:
@@ -128,6 +165,8 @@ def _check(group: ProcessGroup, answers: Answers, echo: list[tuple[str, str]]) -
         where = group.name(first.rank)
         if first.error.out_of_memory:
             raise OutOfMemory(shortage(f"{where} while loading", first.error.reason, group), group_lives=True)
+        if first.stage == "follow":
+            raise RequestRefused(first.error.reason.partition(": ")[2])
         text = f"{where}: {first.error.reason}"
         if first.stage == "read":
             raise CannotTravel(f"the request cannot be rebuilt in {text}")

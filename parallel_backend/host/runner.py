@@ -8,20 +8,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import comfy.ldm.modules.attention as comfy_attention
 import comfy.model_management
 import torch
 import tqdm
 
 from ..config import REPLICATE, ConfigError, Degrees, ParallelConfig
 from ..protocol import Finished, SampleRequest, Step
-from ..sharding.guided_call import patch_between_conditions
+from ..sharding.guided_call import conditions_stay_together, rows_stay_together, weighs_conditions
+from ..sharding.kernel_choice import runs_torchs_kernel
+from ..sharding.node_attention import undividable_attention
 from ..sharding.patches import OVERRIDE, replaced_blocks
 from ..sharding.plans import plan_for
 from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel
+from ..transport.returned import apply_changes
 from .benchmark_best import best_key, remembered_best
+from .changes import Changes
 from .choose import Choice, Workload, choose, refusal
+from .compile_nodes import as_configured
 from .compiling import compile_wanted, count_sampled
 from .devices import DeviceSet, resolve
 from .errors import OutOfMemory
@@ -83,14 +87,16 @@ def _run(
 ) -> torch.Tensor:
     guider = executor.class_obj
     patcher = guider.model_patcher
-    config = patcher.parallel_config or ParallelConfig()
+    config = as_configured(guider, patcher.parallel_config or ParallelConfig())
     devices = resolve(config.devices)
     refuse_too_large(arguments["noise"], devices)
-    work = workload(guider, arguments, devices)
+    changes = Changes.met_by_guider(guider)
+    work = workload(guider, arguments, devices, changes)
     if degrees is None:  # what cannot be had is refused before anything starts
         with_weights(choose(config, devices.size, work), config, devices.size, work, None)
     group = manager.group(devices, config.may_leave_out)
-    config = replace(config, compile="on" if compile_wanted(config, devices.kind, work) else "off")
+    compiled = compile_wanted(config, devices.kind, work) and not changes.uncompiled
+    config = replace(config, compile="on" if compiled else "off")
     room = None
     if config.weights != REPLICATE:
         room = measured_room(guider, arguments["noise"].shape, group, work.plan)
@@ -109,10 +115,11 @@ def _run(
     emit(RunStarted(prompt_id(), group.devices, str(choice.degrees)))
     started, steps = time.monotonic(), len(arguments["sigmas"]) - 1
     try:
-        request = prepare(group, "sample", _sample_request(guider, arguments, callback), choice.degrees, config, steps)
+        sampling = _sample_request(guider, arguments, callback)
+        request = prepare(group, "sample", sampling, choice.degrees, config, steps, changes)
     except CannotTravel as error:
         logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks", error)
-        return _sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config)
+        return _sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config, changes)
     logging.debug("xDiT: request prepared in %.3f s", time.monotonic() - started)
     latent = _stream(group, request, patcher.load_device, callback, disable_pbar, steps)
     count_sampled(work, devices.kind, steps, compiled=config.compile == "on")
@@ -141,20 +148,26 @@ def _sample_here(*run: Any) -> torch.Tensor:
         raise OutOfMemory(f"{error}. {ADVICE}", error.group_lives, final=True) from None
 
 
-def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet) -> Workload:
+def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet, changes: Changes) -> Workload:
     """`arguments`: those of `guider.outer_sample`."""
     options = guider.model_options.get("transformer_options", {})
     model = guider.model_patcher.model.diffusion_model
     plan = plan_for(model)
+    shape = tuple(arguments["noise"].shape)
+    call = (guider.model_patcher, guider.model_options, list(guider.conds.values()))
+    rows = shape[0] if shape else 1
     return Workload.of(
         model,
         count_conditions(guider),
-        tuple(arguments["noise"].shape),
-        together=patch_between_conditions(guider.model_options),
+        shape,
+        together=weighs_conditions(*call),
+        conditions_undivided=conditions_stay_together(*call, rows),
+        rows_undivided=rows_stay_together(*call, rows),
         hook_lora=bool(guider.model_patcher.hook_patches),
         steps=len(arguments["sigmas"]) - 1,
-        undivided_blocks=replaced_blocks(options),
+        undivided_blocks=replaced_blocks(options) or undividable_attention(options),
         ring_of_two=plan is not None and plan.ring_of_two and _kernel_is_ours(options) and devices.share_memory,
+        undivided=changes.undivided,
     )
 
 
@@ -162,7 +175,7 @@ def _kernel_is_ours(options: dict[str, Any]) -> bool:
     """Whether no node and no flag of ComfyUI's (--use-sage-attention) brings an attention function of its own, which a
     ring could not use: it needs the log-sum-exp, which all kernels of Parallel Config give.
     """
-    return comfy_attention.optimized_attention is comfy_attention.attention_pytorch and not options.get(OVERRIDE)
+    return runs_torchs_kernel(options.get(OVERRIDE))
 
 
 def count_conditions(guider: Any) -> int:
@@ -197,6 +210,7 @@ def _stream(
     _raise_if_cancelled(finished)
     for note in finished[0].notes:
         logging.info("xDiT: %s", note)
+    apply_changes(finished[0].changes, request.numbered, device)
     latent, rng, accelerator_rng = finished[0].result
     torch.set_rng_state(unpack(rng))
     if accelerator_rng is not None and device.type == "cuda":

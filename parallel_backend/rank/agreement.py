@@ -8,8 +8,10 @@ import comfy.model_management
 import torch
 import torch.distributed as dist
 
+from ..sharding.in_options import InOptions
 
-class Agreement:
+
+class Agreement(InOptions):
     """A PREDICT_NOISE wrapper around each guided model call.
 
     Before it the ranks agree whether to stop, so that all stop at the same step boundary; after it rank 0's result

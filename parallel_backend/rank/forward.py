@@ -42,17 +42,21 @@ class ForwardServer:
             self._contexts.enter_context(pipelined(reader.patchers, mesh, self._session, schedule, options.compile))
             reader.patchers[0].pre_run()
 
-    def call(self, message: Forward, cancelled: threading.Event) -> tuple[torch.Tensor | None, tuple[str, ...]]:
-        """The diffusion model's output for one call (rank 0's on every rank)."""
+    def call(self, message: Forward, cancelled: threading.Event) -> tuple[torch.Tensor | None, bytes, tuple[str, ...]]:
+        """The diffusion model's output for one call (rank 0's on every rank), what it changed in the objects that came
+        with the call, and the notes taken.
+        """
         args, kwargs = self._reader.loads(message.stream, message.forget)
         if not self._mesh.takes_part:
-            return None, ()
+            return None, b"", ()
+        self._reader.received.remember()
         Agreement(self._mesh.active, cancelled).stop_if_cancelled()
         output = self._model.diffusion_model(*args, **kwargs)
         if self._mesh.active is not None:
             output = output.contiguous()
             dist.broadcast(output, 0, group=self._mesh.active)
-        return output, tuple(self._session.notes)
+        changes, lost = self._reader.received.changes()
+        return output, changes, (*self._session.notes, *lost)
 
     def close(self) -> None:
         self._contexts.close()

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from ..sharding.in_options import InOptions
 from ..sharding.peers import PeerFailed
 from .divided import DividedBlocks
 from .mesh import Mesh
@@ -31,7 +32,7 @@ FAILED = -1
 Result = TypeVar("Result")
 
 
-class LockStep:
+class LockStep(InOptions):
     """A CALC_COND_BATCH wrapper around what one rank evaluates of a guided call, inside those that divide the call.
 
     `group`: all ranks that share `divided`, the blocks of each model of the request, in the same order on every rank.

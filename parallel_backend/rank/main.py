@@ -48,6 +48,7 @@ from ..sharding.plans import plan_for
 from ..transport.packing import pack
 from . import prompt_server
 from .forward import ForwardServer
+from .in_place import follow
 from .leaving import leave
 from .link import HostLink
 from .mesh import Meshes
@@ -101,6 +102,7 @@ class Rank:
         self._reader = RequestReader(device, models)
         pulse.resident = lambda: models.resident() + self._reader.modules.resident()
         self._prepared: tuple[Prepare, Any] | None = None
+        self._followed: list[Callable[[], None]] = []  # undoes what was done to the models for this request
         self._forward: ForwardServer | None = None
 
     def serve(self) -> None:
@@ -142,6 +144,12 @@ class Rank:
             place(patchers, message.weights, message.degrees, self._rank)
             self._pulse.reading = reading = RequestReading(message.request, patchers)
             comfy.model_management.load_models_gpu(patchers)
+            if message.parameters:
+                request = self._with_parameters(message)
+            stage = "follow"
+            for patcher in {id(patcher.model): patcher for patcher in patchers}.values():
+                if patcher.in_place is not None:
+                    self._followed += follow(patcher, patcher.in_place)
         except Exception as error:
             self._end(message.request)
             self._link.send(Rejected(message.request, self._rank, stage, raised(error)))
@@ -150,6 +158,15 @@ class Rank:
             self._pulse.reading = no_reading  # else it would keep the weights from being freed
         self._prepared = (message, request)
         self._link.send(Prepared(message.request, self._rank, tuple(self._reader.echo), reading().read))
+
+    def _with_parameters(self, message: Prepare) -> Any:
+        """The request once its models are loaded: before that their parameters were those of the files."""
+        if message.weights != REPLICATE:
+            raise NotImplementedError(
+                "an object of this prompt holds parameters of the model, which no rank has whole where weights are"
+                " divided: set Parallel Config's weights to replicate"
+            )
+        return self._reader.read_again(message)
 
     def _missing(self, request: int) -> list[RankModelPatcher]:
         """Those MODELs of a preload whose weights are not here. Cancel ends their reading."""
@@ -182,6 +199,8 @@ class Rank:
     def _sample(self, message: Prepare, request: SampleRequest, mesh) -> None:
         wanted = request.arguments.pop("callback") and self._rank == 0
         steps = StepSender(self._link, message.request, self._rank)
+        if self._rank == 0:
+            self._reader.received.remember()
         try:
             latent, notes = sample(
                 request,
@@ -194,8 +213,11 @@ class Rank:
             )
         finally:
             steps.finish()
-        result = (pack(latent), *self._rng()) if self._rank == 0 else None
-        self._finish(message.request, result=result, notes=notes)
+        if self._rank != 0:
+            self._finish(message.request, notes=notes)
+            return
+        changes, lost = self._reader.received.changes()
+        self._finish(message.request, result=(pack(latent), *self._rng()), changes=changes, notes=(*notes, *lost))
 
     def _rng(self) -> tuple:
         """The random state after sampling, CPU and accelerator, for ComfyUI to go on from."""
@@ -206,14 +228,14 @@ class Rank:
         cancelled = self._link.cancelled(message.request)
         self._pulse.sampling(cancelled)
         try:
-            output, notes = self._forward.call(message, cancelled)
+            output, changes, notes = self._forward.call(message, cancelled)
         except comfy.model_management.InterruptProcessingException:
             self._finish(message.request, cancelled=True)
         except Exception as error:
             self._fail(message.request, error)
         else:
             result = pack(output) if self._rank == 0 else None
-            self._finish(message.request, result=result, notes=notes)
+            self._finish(message.request, result=result, changes=changes, notes=notes)
 
     def _finish(self, request: int, **what: Any) -> None:
         self._link.send(Finished(request, self._rank, collectives=counts.begun(), **what))
@@ -262,7 +284,9 @@ class Rank:
         for patcher in self._reader.patchers:
             patcher.model.xdit_weights.stop()
             patcher.model.xdit_weights.between = nothing
-        self._reader.patchers = []
+        while self._followed:
+            self._followed.pop()()
+        self._reader.end()
         self._link.done(request)
 
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import comfy.model_management
 import comfy.model_patcher
 
+from ..in_place import InPlace
 from .placement import Held, Placement
 from .weights import Weights
 
 
 class RankModelPatcher(comfy.model_patcher.ModelPatcher):
-    """A ModelPatcher over `model.xdit_weights` (Weights). Unloading drops to the file's pages, always whole."""
+    """A ModelPatcher over `model.xdit_weights` (Weights). Unloading drops to the file's pages, always whole.
+
+    `in_place`: what nodes did to ComfyUI's model beside its patcher; None where nothing runs.
+    """
+
+    in_place: InPlace | None = None
 
     @property
     def _weights(self) -> Weights:

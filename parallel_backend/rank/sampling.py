@@ -16,7 +16,7 @@ from ..protocol import Prepare, SampleRequest
 from ..sharding.batch import BatchParallel
 from ..sharding.cfg import CfgParallel
 from ..sharding.engine import ShardedModel
-from ..sharding.guided_call import OURS
+from ..sharding.node_code import OURS
 from ..sharding.pipeline.pipelined import PipelinedModel
 from ..sharding.pipeline.schedule import Schedule
 from ..sharding.session import Session

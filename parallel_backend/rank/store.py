@@ -5,13 +5,11 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
 import torch
 
-from ..protocol import PATCHER_STATE
 from ..recipe import ModelIdentity
 from ..weights import load_model
 from .patcher import RankModelPatcher
@@ -28,17 +26,11 @@ class ModelStore:
         self._on_load = on_load
         self._models: dict[str, tuple[ModelIdentity, RankModelPatcher]] = {}
 
-    def patcher(self, identity: ModelIdentity, state: dict[str, Any]) -> RankModelPatcher:
-        """A patcher of the model with `identity`, with the host patcher's `state`.
+    def base(self, identity: ModelIdentity) -> RankModelPatcher:
+        """The patcher of the model with `identity` from which those of requests are cloned.
 
         Raises StaleIdentity when the file is not the one the host named, and what loading raises.
         """
-        patcher = self.base(identity).clone()
-        for name in PATCHER_STATE:
-            setattr(patcher, name, state[name])
-        return patcher
-
-    def base(self, identity: ModelIdentity) -> RankModelPatcher:
         now = identity.recipe.identity()
         if now.key != identity.key:
             raise StaleIdentity(f"{identity.title} changed on disk while this prompt was being queued; queue it again")
@@ -105,15 +97,12 @@ class ModuleStore:
             self._modules[key] = module
         return self._modules[key]
 
-    def patcher(self, module: torch.nn.Module, state: dict[str, Any]) -> comfy.model_patcher.ModelPatcher:
+    def patcher(self, module: torch.nn.Module) -> comfy.model_patcher.ModelPatcher:
         base = self._patchers.get(id(module))
         if base is None:
             base = comfy.model_patcher.ModelPatcher(module, self._device, torch.device("cpu"))
             self._patchers[id(module)] = base
-        patcher = base.clone()
-        for name in PATCHER_STATE:
-            setattr(patcher, name, state[name])
-        return patcher
+        return base.clone()
 
 
 def _cast_to_model_dtypes(module: torch.nn.Module) -> None:

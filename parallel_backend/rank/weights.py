@@ -131,6 +131,10 @@ class Weights:
         """Whether this is a parameter of the diffusion model."""
         return name in self._stored
 
+    def source(self, name: str, held: torch.Tensor) -> torch.Tensor:
+        """A parameter of the diffusion model as it is in the file; `held` for what is none."""
+        return self._stored[name].source if name in self._stored else held
+
     def owns(self, name: str) -> bool:
         """Whether a patch of this parameter concerns this rank."""
         held = self.held(name)

@@ -254,6 +254,12 @@ class GuideMask:
     def cut(self, value: Any, call: Call) -> Any:
         if isinstance(value, torch.Tensor):
             return value
+        if call.node_attention:
+            raise ShardingError(
+                f"{call.node_attention} computes attention in its own way, and with guide frames LTX calls it for the"
+                " video and the guides apart, which tokens divided over ranks cannot: set Parallel Config's ulysses and"
+                " ring to 1"
+            )
         return call.remember(self, value, lambda: self._dense(value, call))
 
     def _dense(self, value: Any, call: Call) -> Any:

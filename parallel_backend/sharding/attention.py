@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .authors import name_of
+from .in_options import InOptions
 from .layout import Segments
+from .node_attention import OPTIONS_IN_ORDER, NodeAttention, node_attention
+from .patches import OVERRIDE
 from .pipeline.attention import attention_with_cache
 from .usp import announce_keys, sequence_parallel_attention
 
@@ -18,27 +22,40 @@ if TYPE_CHECKING:
     from .engine import ShardedModel
 
 
-class ShardedAttention:
-    """ComfyUI's `optimized_attention_override`. An override that was there before becomes the local kernel."""
+class ShardedAttention(InOptions):
+    """ComfyUI's `optimized_attention_override`. An override that was there before and only chooses a kernel becomes the
+    local one; a node's own attention gets all tokens and heads, see `NodeAttention`.
+    """
 
     def __init__(self, call: Call, previous: Callable | None):
         self._call = call
         self.previous = previous
+        self.node: NodeAttention | None = None
+        if previous is not None and node_attention({OVERRIDE: previous}) is not None:
+            self.node = NodeAttention(call, previous)
+            call.node_attention = str(name_of(previous))
+            call.session.note(
+                f"attention is not divided: {call.node_attention} computes it in its own way, on all tokens and heads"
+            )
 
-    def __call__(self, function: Callable, q, k, v, heads: int, mask=None, **options: Any) -> torch.Tensor:
+    def __call__(self, function: Callable, q, k, v, heads: int, *others: Any, **options: Any) -> torch.Tensor:
         segments = self._call.attention_segments
+        if self.node is not None:
+            return self.node(segments, function, (q, k, v), heads, others, options)
+        options |= dict(zip(OPTIONS_IN_ORDER, others, strict=False))
+        mask = options.pop("mask", None)
         if segments is None:
-            return self.local(function, q, k, v, heads, mask, **options)
+            return self._local(function, q, k, v, heads, mask, **options)
         split_output = options.pop("skip_output_reshape", False)
         q, k, v = _by_heads(q, k, v, heads, options)
         if self._call.whole_queries:
             k, v = (self._whole_keys(tensor, segments) for tensor in (k, v))
             options |= {"skip_reshape": True, "skip_output_reshape": split_output}
-            return self.local(function, q, k, v, heads, mask, **options)
+            return self._local(function, q, k, v, heads, mask, **options)
         self._call.attention_calls += 1
 
         def kernel(q, k, v, mask):
-            return self.local(function, q, k, v, q.shape[1], mask, **{**options, "skip_reshape": True})
+            return self._local(function, q, k, v, q.shape[1], mask, **{**options, "skip_reshape": True})
 
         session, split = self._call.session, self._call.split(segments)
         if self._call.cache is not None and self._call.block is not None:
@@ -58,15 +75,22 @@ class ShardedAttention:
         """The next call will be with these keys and values [B, h, l, D]: their exchange may begin."""
         call = self._call
         segments = call.attention_segments
-        if segments is not None and not call.whole_queries and call.cache is None:
+        if segments is not None and not call.whole_queries and call.cache is None and self.node is None:
             call.announced = announce_keys(k, v, groups=call.session.sp, split_kv=call.split(segments))
 
     def _whole_keys(self, keys: torch.Tensor, segments: Segments) -> torch.Tensor:
         """[B, h, l, D] of this rank → [B, h, L, D] of all."""
         return self._call.gather(keys.transpose(1, 2), segments).transpose(1, 2)
 
-    def local(self, function: Callable, q, k, v, heads: int, mask=None, **options: Any) -> torch.Tensor:
-        """Attention over what this rank holds, by the override that was there before."""
+    def local(self, function: Callable, q, k, v, heads: int, *others: Any, **options: Any) -> torch.Tensor:
+        """Attention of this rank's queries to keys that every rank has."""
+        if self.node is not None:
+            with self._call.queries_split():
+                return self.node(None, function, (q, k, v), heads, others, options)
+        return self._local(function, q, k, v, heads, *others, **options)
+
+    def _local(self, function: Callable, q, k, v, heads: int, mask=None, **options: Any) -> torch.Tensor:
+        """Attention over what this rank holds, by the kernel that was chosen."""
         if self.previous is not None:
             return self.previous(function, q, k, v, heads, mask=mask, **options)
         return function(q, k, v, heads, mask=mask, **options)

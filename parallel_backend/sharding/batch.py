@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from comfy.utils import repeat_to_batch_size
 
 from .collectives import split_evenly
-from .guided_call import CannotSplit, refuse_foreign_wrappers, refuse_patches
+from .guided_call import rows_stay_together
+from .in_options import InOptions
 from .peers import Peers
 
 
-class BatchParallel:
+class BatchParallel(InOptions):
     """A CALC_COND_BATCH wrapper. Rows share one timestep, as ComfyUI's samplers give it.
 
     `note(line)` hears why a call is not divided; then every group evaluates all rows. `around(part)`, if set, runs what
@@ -37,11 +39,8 @@ class BatchParallel:
         total = x_in.shape[0]
         if total < 2:
             return executor(model, conds, x_in, timestep, model_options)
-        try:
-            refuse_foreign_wrappers(model_options)
-            refuse_patches(model_options)
-        except CannotSplit as reason:
-            self._note(f"{reason}: every batch group evaluates all rows")
+        if why := rows_stay_together(model.current_patcher, model_options, conds, total):
+            self._note(f"{why}: every batch group evaluates all rows")
             return executor(model, conds, x_in, timestep, model_options)
         sizes = split_evenly(total, self._peers.size)
         start = sum(sizes[: self._peers.index])
@@ -72,9 +71,10 @@ class BatchParallel:
         """A copy of a ControlNet (and of those before it) whose hint holds this group's rows; one for the whole run."""
         if id(control) not in self._controls:
             own = copy.copy(control)
-            if control.cond_hint_original is not None:
-                own.cond_hint_original = _cyclic_rows(control.cond_hint_original, rows, total)
-            own.extra_concat_orig = [_cyclic_rows(extra, rows, total) for extra in control.extra_concat_orig]
+            if (hint := control.cond_hint_original) is not None:
+                own.cond_hint_original = _cyclic_rows(hint, rows, total)
+                extras = [repeat_to_batch_size(extra, hint.shape[0]) for extra in control.extra_concat_orig]
+                own.extra_concat_orig = [_cyclic_rows(extra, rows, total) for extra in extras]
             own.cond_hint = own.extra_concat = None
             if control.previous_controlnet is not None:
                 own.previous_controlnet = self._control(control.previous_controlnet, rows, total)

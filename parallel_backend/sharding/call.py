@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,10 +28,11 @@ class Call:
 
     `whole`: the rest of the call is not divided; `inside`: the Blocks whose block runs now; `suspended`: a submodule
     with local attention runs inside it;
+    `split_queries`: attention is local in it, but its queries are this rank's share;
     `whole_queries`: one whose keys alone are split; `whole_arguments`: what patches inside the block see whole.
     With a `pipeline`, `cache` holds the keys and values to use and to keep, `block` the number of the staged one that
     runs, `made` the outputs of the patches before this one. `announced`: the keys and values of the next attention, on
-    their way.
+    their way. `node_attention`: the name of a node's own attention, "" without one.
     """
 
     def __init__(self, session: Session, mode: Mode, pipeline: PipelinedModel | None = None):
@@ -39,6 +41,7 @@ class Call:
         self.pipeline = pipeline
         self.cache: ConditionCache | None = None
         self.made: list[torch.Tensor] = []
+        self.node_attention = ""
         self.reset()
 
     def reset(self) -> None:
@@ -48,6 +51,7 @@ class Call:
         self.whole = False
         self.inside: Blocks | None = None
         self.suspended = False
+        self.split_queries = False
         self.whole_queries = False
         self.attention_calls = 0
         self.whole_arguments: dict[str, Any] = {}
@@ -63,6 +67,31 @@ class Call:
             return None
         per_call = (self.inside.attention, *self.inside.then)
         return per_call[min(self.attention_calls, len(per_call) - 1)]
+
+    @property
+    def own_queries(self) -> Segments | None:
+        """The segments of the queries of a local attention, of which this rank holds its share; None where it has all
+        of them.
+        """
+        return self.inside.attention if self.inside is not None and self.split_queries else None
+
+    @contextlib.contextmanager
+    def queries_split(self) -> Iterator[None]:
+        """While it lasts, attention is local and its queries are this rank's share."""
+        before, self.split_queries = self.split_queries, True
+        try:
+            yield
+        finally:
+            self.split_queries = before
+
+    @contextlib.contextmanager
+    def attention_suspended(self) -> Iterator[None]:
+        """While it lasts, attention is not exchanged."""
+        before, self.suspended = self.suspended, True
+        try:
+            yield
+        finally:
+            self.suspended = before
 
     @property
     def patch(self) -> tuple[int, int]:
@@ -139,6 +168,26 @@ class Call:
             return rank_major
         order = self.layout.rank_major(segments, value.device)
         return torch.empty_like(rank_major).index_copy_(1, order, rank_major)
+
+    def gather_together(self, values: Sequence[torch.Tensor], segments: Segments, dim: int) -> list[torch.Tensor]:
+        """As `gather_along`, of several tensors that differ in other dims than the first and `dim`, in one transfer."""
+        if len({value.dtype for value in values}) > 1:
+            return [self.gather_along(value, segments, dim) for value in values]
+        tokens = [value.movedim(dim, 1) for value in values]
+        flat = [value.flatten(2) for value in tokens]
+        whole = self._gather_tokens(torch.cat(flat, 2), segments).split([value.shape[2] for value in flat], 2)
+        return [
+            part.unflatten(2, value.shape[2:]).movedim(1, dim).contiguous()
+            for part, value in zip(whole, tokens, strict=True)
+        ]
+
+    def whole_mask(self, mask: torch.Tensor, segments: Segments) -> torch.Tensor:
+        """An attention mask over whole sequences in the model's order, as the model gives it without a split."""
+        if self.inside.mask != "local":
+            return mask
+        rank_major = gather_keys(mask, self.split(segments), self.session.sp)
+        order = self.layout.rank_major(segments, mask.device)
+        return torch.empty_like(rank_major).index_copy_(-1, order, rank_major)
 
     def gather_along(self, value: torch.Tensor, segments: Segments, dim: int | str) -> torch.Tensor:
         """As `gather`, of a tensor that has its tokens along `dim`, or on this rank's share of a GRID."""

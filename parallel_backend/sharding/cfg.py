@@ -9,11 +9,12 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from .guided_call import CannotSplit, refuse_foreign_wrappers, refuse_patches_between_conditions
+from .guided_call import conditions_stay_together
+from .in_options import InOptions
 from .peers import Peers
 
 
-class CfgParallel:
+class CfgParallel(InOptions):
     """A CALC_COND_BATCH wrapper: the conditions of a call go round the cfg groups.
 
     `note(line)` hears why a call is not divided; then every group evaluates all of it.
@@ -27,11 +28,9 @@ class CfgParallel:
         active = [index for index, cond in enumerate(conds) if cond is not None]
         if len(active) < 2:
             return executor(model, conds, x_in, timestep, model_options)
-        try:
-            refuse_foreign_wrappers(model_options)
-            refuse_patches_between_conditions(model_options)
-        except CannotSplit as reason:
-            self._note(f"{reason}: every cfg group evaluates all conditions")
+        evaluated = [conds[index] for index in active]
+        if why := conditions_stay_together(model.current_patcher, model_options, evaluated, x_in.shape[0]):
+            self._note(f"{why}: every cfg group evaluates all conditions")
             return executor(model, conds, x_in, timestep, model_options)
         owner = {index: place % self._peers.size for place, index in enumerate(active)}
         own = [cond if owner.get(index) == self._peers.index else None for index, cond in enumerate(conds)]

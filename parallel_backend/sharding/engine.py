@@ -69,7 +69,8 @@ class ShardedModel:
         block.register_forward_hook(self._leave_block(blocks))
         for name in blocks.local:
             inner = module_at(block, name)
-            inner.register_forward_pre_hook(lambda *_: self._suspend_attention(True))
+            split_queries = name not in blocks.local_queries
+            inner.register_forward_pre_hook(lambda *_, split=split_queries: self._suspend_attention(True, split))
             inner.register_forward_hook(lambda *_: self._suspend_attention(False))
         for name in blocks.gather_keys:
             inner = module_at(block, name)
@@ -105,9 +106,10 @@ class ShardedModel:
 
         return hook
 
-    def _suspend_attention(self, suspended: bool) -> None:
+    def _suspend_attention(self, suspended: bool, split_queries: bool = False) -> None:
         if not torch.compiler.is_compiling() and self.call is not None:
             self.call.suspended = suspended
+            self.call.split_queries = split_queries
 
     def _whole_queries(self, whole: bool) -> None:
         if self.call is not None:

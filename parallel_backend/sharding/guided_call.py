@@ -2,49 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from comfy.patcher_extension import WrappersMP
-
-OURS = "xdit"
-# Wrappers that see one group's share only and may decide by it (step caches compare what they see).
-SEES_THE_SHARE = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
-# Patches that weigh one condition's attention against another's (NAG): both must be rows of one model call.
-BETWEEN_CONDITIONS = ("attn1_output_patch", "attn2_output_patch")
+from .authors import name_of
+from .each_alone import UNKNOWN, WEIGHS, why_together
+from .foreign_conditions import foreign_conditions, too_many_hints, uncut_constants
+from .node_code import NodeCode, node_code
 
 
-class CannotSplit(Exception):
-    """This guided call must be evaluated whole; the message says what needs it."""
+def weighs_conditions(patcher: Any, model_options: dict[str, Any], conds: list) -> str | None:
+    """What on this MODEL is known to weigh one condition against another, so that dividing them never helps; None
+    without it.
+    """
+    for found in node_code(patcher, model_options, conds):
+        if why_together(found, len(conds)) == WEIGHS:
+            return f"{found.place} on this MODEL {WEIGHS} ({name_of(found.code)})"
+    return None
 
 
-def refuse_foreign_wrappers(model_options: dict[str, Any]) -> None:
-    """Raises CannotSplit when a wrapper of the graph would see a share of the call."""
-    wrappers = model_options.get("transformer_options", {}).get("wrappers", {})
-    for kind in SEES_THE_SHARE:
-        for key, found in wrappers.get(kind, {}).items():
-            if found and key != OURS:
-                raise CannotSplit(f"{getattr(found[0], '__name__', key)} works on whole model calls")
+def conditions_stay_together(patcher: Any, model_options: dict[str, Any], conds: list, rows: int) -> str:
+    """Why the conditions of a guided call are rows of the same model calls as on one device; "" if they may be divided.
+
+    patcher: the ModelPatcher that is sampled; conds: the conditions that are evaluated, each a list as in
+    `guider.conds`; rows: of the latent.
+    """
+    for found in node_code(patcher, model_options, conds):
+        if why := why_together(found, len(conds)):
+            return f"{found} {why}"
+    return _first(foreign_conditions(conds), UNKNOWN) or _first(too_many_hints(conds, rows), "works on whole calls")
 
 
-def patch_between_conditions(model_options: dict[str, Any]) -> str | None:
-    """The name of a patch that needs all conditions in one model call, or None."""
-    patches = model_options.get("transformer_options", {}).get("patches", {})
-    return next((name for name in BETWEEN_CONDITIONS if patches.get(name)), None)
+def rows_stay_together(patcher: Any, model_options: dict[str, Any], conds: list, rows: int) -> str:
+    """Why the rows of a latent batch are those of the same model calls as on one device; "" if they may be divided.
+    Arguments as of `conditions_stay_together`.
+    """
+    found = next((code for code in node_code(patcher, model_options, conds) if not _by_row(code)), None)
+    if found is not None:
+        return f"{found} works on the whole batch"
+    for kind in (foreign_conditions(conds), too_many_hints(conds, rows), uncut_constants(conds, rows)):
+        if why := _first(kind, "works on the whole batch"):
+            return why
+    return ""
 
 
-def refuse_patches_between_conditions(model_options: dict[str, Any]) -> None:
-    """Raises CannotSplit when there is one."""
-    name = patch_between_conditions(model_options)
-    if name is not None:
-        raise CannotSplit(f"the patch {name!r} may weigh conditions against each other")
+def _by_row(code: NodeCode) -> bool:
+    """ComfyUI's own way to put a LoRA beside the layers works token by token; of anything else it is not known."""
+    return code.place.startswith(("the injection", "the weight wrapper")) and not why_together(code, 1)
 
 
-def refuse_patches(model_options: dict[str, Any]) -> None:
-    """Raises CannotSplit when a patch may tell rows of the batch apart."""
-    options = model_options.get("transformer_options", {})
-    for kind in ("patches", "patches_replace"):
-        for name, found in options.get(kind, {}).items():
-            if found:
-                raise CannotSplit(f"the patch {name!r} works on the whole batch")
-    if "model_function_wrapper" in model_options:
-        raise CannotSplit("the model function wrapper works on the whole batch")
+def _first(found: Iterable[str], verb: str) -> str:
+    first = next(iter(found), None)
+    return "" if first is None else f"{first} {verb}"

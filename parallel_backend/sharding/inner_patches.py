@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .errors import ShardingError
+from .in_options import InOptions
 from .plan import GRID, InnerPatch
 
 if TYPE_CHECKING:
     from .call import Call
 
 
-class WholePatch:
+class WholePatch(InOptions):
     """`patch` as the model calls it on this rank's share. What it returns must have as many tokens as it was given."""
 
     def __init__(self, name: str, patch: Callable, spec: InnerPatch, call: Call):

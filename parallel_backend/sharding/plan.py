@@ -34,6 +34,7 @@ class Blocks:
     returns: per output (a tuple of outputs, or the only one) its segments along dim 1, or None for no tokens.
     mask: attention masks that reach the attention cover "whole" sequences, or this rank's "local" keys only.
     local: submodules of a block, by name, whose attention stays local (cross-attention to a replicated context).
+    local_queries: those of `local` whose queries every rank has whole, too.
     gather_keys: submodules whose queries every rank has whole, while their keys are split: the keys are made whole.
     then: the segments of the block's second attention call, third, ..., where they are not those of the first.
     signature: "module:function" whose parameters the block takes, for a forward(*args, **kwargs) that hands them on.
@@ -48,6 +49,7 @@ class Blocks:
     returns: tuple[Segments | None, ...]
     mask: str = "whole"
     local: tuple[str, ...] = ()
+    local_queries: tuple[str, ...] = ()
     gather_keys: tuple[str, ...] = ()
     then: tuple[Segments, ...] = ()
     signature: str = ""

@@ -7,15 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .errors import ShardingError
+
 if TYPE_CHECKING:
     from .call import Call
 
 
 class ShardedResiduals(list):
-    """A list of [B, L, C] residuals that hands out local rows while the tokens are split, whole ones otherwise."""
+    """A list of [B, L, C] residuals that hands out local rows while the tokens are split, whole ones otherwise.
 
-    def __init__(self, whole: list, segment: str, call: Call):
+    L may be less than the number of tokens: they are added to the first ones then. Raises ShardingError for residuals
+    that are no rows of the tokens: only their ControlNet knows what they are.
+    """
+
+    def __init__(self, name: str, whole: list, segment: str, call: Call):
         super().__init__(whole)
+        self._name = name
         self._segment = segment
         self._call = call
 
@@ -28,6 +35,13 @@ class ShardedResiduals(list):
     def _local(self, whole):
         if not isinstance(whole, torch.Tensor) or not self._call.sharded:
             return whole
+        total = self._call.layout.total((self._segment,))
+        if whole.ndim != 3 or whole.shape[1] > total or whole.shape[1] == 1 < total:
+            raise ShardingError(
+                f"a ControlNet of this workflow gives {self._name!r} residuals of shape {tuple(whole.shape)}, which"
+                f" are no rows of the {total} tokens that they are added to, so they cannot be divided with them: set"
+                " Parallel Config's ulysses, ring and pipefusion to 1"
+            )
         ((start, end),) = self._call.layout.spans((self._segment,), self._call.layout.rank)
         return whole[:, start : min(end, max(whole.shape[1], start))]
 
@@ -35,6 +49,6 @@ class ShardedResiduals(list):
 def shard_residuals(control: dict[str, Any], segments: Mapping[str, str], call: Call) -> dict[str, Any]:
     """The control dict with the lists named in `segments` sharded."""
     return {
-        name: ShardedResiduals(value, segments[name], call) if name in segments and value is not None else value
+        name: ShardedResiduals(name, value, segments[name], call) if name in segments and value is not None else value
         for name, value in control.items()
     }

@@ -1,7 +1,11 @@
 """One pickle stream for a whole request: the graph's own objects, by reference where importable, by value where local.
 
 Tensors go by content (blobs), devices are mapped to the reader's, a MODEL goes as its recipe and state, every other
-patcher (ControlNet, VAE) as its module by content and state. One stream, because hooks are compared by identity.
+patcher (ControlNet, VAE) as its module by content and state. What belongs to a MODEL's model (a submodule, a parameter,
+a method bound to one) goes by its path and is the rank's own there. One stream, because hooks are compared by identity
+and functions share their variables.
+
+Objects that pickle builds by a call are numbered, so that what a run changes in them can come back (`returned`).
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import torch
 
 from . import restore
 from .blobs import INLINE_LIMIT, BlobBatch, tensor_bytes
+from .pack_globals import PackGlobals
 
 MODULE_LIMIT = 1024 * 1024
 # Left behind by ComfyUI's loading of a module on the host; a rank loads the module itself.
@@ -36,12 +41,22 @@ class CannotTravel(TypeError):
 
 @dataclass
 class Describers:
-    """How the host turns its special objects into recipes. Each returns None for an object that is not its business."""
+    """How the host turns its special objects into recipes. Each returns None for an object that is not its business.
+
+    patcher: a MODEL's identity and state. part: the identity and path of what belongs to a MODEL's model.
+    module_patcher: the state of another patcher. node_class: of the class that ComfyUI makes of a node's class for one
+    execution, the node's class and what it knows of this execution. is_seam: this pack's own wrapper. original: where
+    the name of one of ComfyUI's functions or classes means another one now, (module, qualified name). is_disguised: a
+    function that took such a place and goes by the name of the one that it replaced.
+    """
 
     patcher: Callable[[Any], tuple[Any, dict[str, Any]] | None]
-    base_model: Callable[[Any], Any | None]
+    part: Callable[[Any], tuple[Any, str] | None]
     module_patcher: Callable[[Any], dict[str, Any] | None]
+    node_class: Callable[[type], tuple[type, dict[str, Any]] | None]
     is_seam: Callable[[Any], bool]
+    original: Callable[[Any], tuple[str, str] | None] = lambda obj: None
+    is_disguised: Callable[[Any], bool] = lambda obj: False
 
 
 @dataclass
@@ -49,14 +64,20 @@ class Stream:
     """A pickled request: `data` refers to `modules` (payloads by key) and to blobs of the batch.
 
     `imports`: modules that ComfyUI imported under a path instead of an importable name: name → (file, is a package).
+    `numbered`: the objects that the reader knows by the same numbers. `parameters`: parameters of a MODEL's model are
+    part of it, which the reader has once the model is loaded.
     """
 
     data: bytes
     modules: dict[bytes, bytes] = field(default_factory=dict)
     imports: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    numbered: list[Any] = field(default_factory=list)
+    parameters: bool = False
 
 
 class RequestPickler(cloudpickle.Pickler):
+    """`root`: a module that is pickled by itself, as a payload that requests refer to."""
+
     def __init__(self, file: io.BytesIO, batch: BlobBatch, describers: Describers, stream: Stream, root: Any = None):
         super().__init__(file)
         self._batch = batch
@@ -67,34 +88,84 @@ class RequestPickler(cloudpickle.Pickler):
         self.trail: list[Any] = []
 
     def reducer_override(self, obj):
+        reduced = self._reduce(obj)
+        if reduced is NotImplemented:
+            reduced = self._reduce_as_pickle_does(obj)
+        if not isinstance(reduced, tuple) or self._root is not None:
+            return reduced
+        self._stream.numbered.append(obj)
+        make, arguments, *rest = reduced
+        return restore.numbered, (len(self._stream.numbered) - 1, make, arguments), *rest
+
+    def _reduce_as_pickle_does(self, obj):
+        if isinstance(obj, type | types.FunctionType | types.BuiltinFunctionType):
+            return NotImplemented  # by name
+        reduce = self.dispatch_table.get(type(obj))
+        return reduce(obj) if reduce is not None else obj.__reduce_ex__(self.proto)
+
+    def _reduce(self, obj):
+        if isinstance(obj, _Globals):
+            return self._globals(obj)
+        if (original := uncompiled(obj)) is not obj:
+            return restore.same, (original,)
+        if (part := self._describers.part(obj)) is not None:
+            self._stream.parameters |= isinstance(obj, torch.Tensor)
+            return restore.model_part, part
         if isinstance(obj, torch.Tensor):
             return self._tensor(obj)
         if isinstance(obj, torch.device):
             return restore.device, (obj.type,)
         self._note(obj)
+        if isinstance(obj, types.FunctionType | type):
+            original = self._describers.original(obj)
+            if original is not None:
+                return restore.original, original
+            if self._describers.is_disguised(obj):
+                return self._dynamic_function_reduce(obj)
         if _is_named_by_path(obj):
             return restore.named, (obj.__module__, obj.__qualname__)
+        if isinstance(obj, types.CellType):
+            return _reduce_cell(obj)
+        if isinstance(obj, PackGlobals):
+            return PackGlobals, (), obj.state(), None, None, PackGlobals.take_over
+        if type(obj) is super:
+            return super, (obj.__thisclass__, obj.__self__)
+        if isinstance(obj, type) and (described := self._describers.node_class(obj)) is not None:
+            return restore.node_class, described
         if self._describers.is_seam(obj):
             return _get_pass_through, ()
         described = self._describers.patcher(obj)
         if described is not None:
             identity, state = described
             self._mark_weights(state.get("patches"))
-            return restore.model_patcher, (identity, state)
-        identity = self._describers.base_model(obj)
-        if identity is not None:
-            return restore.base_model, (identity,)
+            return restore.model_patcher, (identity,), state, None, None, restore.set_patcher_state
         state = self._describers.module_patcher(obj)
         if state is not None:
             self._mark_weights(state.get("patches"))
-            return restore.module_patcher, (obj.model, state)
+            return restore.module_patcher, (obj.model,), state, None, None, restore.set_patcher_state
         if isinstance(obj, torch.nn.Module):
-            if obj is not self._root and _module_bytes(obj) > MODULE_LIMIT:
-                return restore.module, (self._module(obj),)
-            self._mark_weights(dict(obj.named_parameters(recurse=False)))
-            self._mark_weights(dict(obj.named_buffers(recurse=False)))
-            return _rebuild_module, (type(obj),), _module_state(obj)
+            return self._reduce_module(obj)
         return super().reducer_override(obj)
+
+    def _globals(self, obj: _Globals):
+        obj.of_packs = PackGlobals(self._stream.imports)
+        return restore.same, (obj.of_packs,)
+
+    def _reduce_module(self, obj: torch.nn.Module):
+        if obj is not self._root and not self._has_parts(obj) and _module_bytes(obj) > MODULE_LIMIT:
+            return restore.module, (self._module(obj),)
+        self._mark_weights(dict(obj.named_parameters(recurse=False)))
+        self._mark_weights(dict(obj.named_buffers(recurse=False)))
+        return _rebuild_module, (type(obj),), _module_state(obj)
+
+    def _has_parts(self, obj: torch.nn.Module) -> bool:
+        """Whether a MODEL's own modules are inside: such a module belongs to this request, not to the next one."""
+        return any(self._describers.part(inner) is not None for inner in obj.modules())
+
+    def _function_getnewargs(self, func):
+        """The function's own cells, which pickle knows by identity, in place of new ones for each function."""
+        *others, _ = super()._function_getnewargs(func)
+        return *others, func.__closure__
 
     def _tensor(self, obj: torch.Tensor):
         if type(obj) is torch.nn.Parameter:
@@ -110,9 +181,14 @@ class RequestPickler(cloudpickle.Pickler):
             inner = {name: getattr(obj, name) for name in names}
             self._mark_weights(inner)
             return _unflatten, (type(obj), inner, context, tuple(obj.shape), tuple(obj.stride()))
-        if obj.layout is not torch.strided or obj.is_meta:
-            what = "on the meta device (it has no data)" if obj.is_meta else f"of layout {obj.layout}"
-            raise CannotTravel(f"a tensor {what}, shape {tuple(obj.shape)}, is part of the request")
+        if obj.is_meta:
+            raise CannotTravel(
+                f"{_culprit(self.trail)} holds a tensor of shape {tuple(obj.shape)} without data, made from the weights"
+                " of a MODEL of an xDiT loader, which are in the ranks only: load the model with ComfyUI's own loader"
+                " and sample it with an xDiT Sampler"
+            )
+        if obj.layout is not torch.strided:
+            raise CannotTravel(f"{_culprit(self.trail)} holds a tensor of layout {obj.layout}, which cannot be sent")
         size = obj.numel() * obj.element_size()
         weight = id(obj) in self._weights
         accelerator = obj.device.type != "cpu"
@@ -158,10 +234,17 @@ class RequestPickler(cloudpickle.Pickler):
 
 
 def dumps(obj: Any, batch: BlobBatch, describers: Describers) -> Stream:
-    """Pickle a request. Raises CannotTravel, naming the object and its module."""
+    """Pickle a request, with the variables of the node packs whose code is in it.
+
+    Raises CannotTravel, naming the object and its module.
+    """
     stream = Stream(b"")
-    stream.data = _dump(obj, batch, describers, stream)
+    stream.data = _dump((obj, _Globals()), batch, describers, stream)
     return stream
+
+
+class _Globals:
+    """What the request's code says that these are: known once all of it is pickled."""
 
 
 def _dump(obj: Any, batch: BlobBatch, describers: Describers, stream: Stream, root: Any = None) -> bytes:
@@ -183,6 +266,24 @@ def _culprit(trail: list[Any]) -> str:
         if module.partition(".")[0] not in ("", "builtins", "_thread", "torch", "collections", "types", "weakref"):
             return f"{getattr(owner, '__qualname__', owner)} of {module}"
     return "an object of the request"
+
+
+def uncompiled(obj: Any) -> Any:
+    """What torch.compile made `obj` of, or `obj`."""
+    if isinstance(obj, torch.nn.Module):
+        return obj.__dict__.get("_modules", {}).get("_orig_mod", obj)
+    if isinstance(obj, types.FunctionType):
+        return obj.__dict__.get("_torchdynamo_orig_callable", obj)
+    return obj
+
+
+def _reduce_cell(cell: types.CellType):
+    """Its contents are set once it is known: a function may be in a cell of its own."""
+    try:
+        contents = cell.cell_contents
+    except ValueError:
+        return types.CellType, ()  # nothing is assigned yet
+    return types.CellType, (), (contents,), None, None, restore.fill_cell
 
 
 def _is_named_by_path(obj: Any) -> bool:

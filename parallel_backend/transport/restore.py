@@ -23,17 +23,29 @@ class Reader(Protocol):
     def blob(self, digest: bytes) -> torch.Tensor:
         """A flat uint8 CPU tensor that arrived before."""
 
-    def model_patcher(self, identity: Any, state: dict[str, Any]) -> Any:
-        """A patcher of the model with this identity, carrying the host patcher's state."""
+    def number(self, number: int, made: Any) -> None:
+        """`made` stands for the host's object of this number."""
 
-    def base_model(self, identity: Any) -> Any:
-        """The BaseModel with this identity."""
+    def model_patcher(self, identity: Any) -> Any:
+        """A patcher of the model with this identity."""
+
+    def model_part(self, identity: Any, path: str) -> Any:
+        """The BaseModel with this identity, or what it has at a dotted path."""
 
     def module(self, key: bytes) -> torch.nn.Module:
         """A module that arrived by content, built once and kept while it is used."""
 
-    def module_patcher(self, module: torch.nn.Module, state: dict[str, Any]) -> Any:
-        """A patcher of such a module, carrying the host patcher's state."""
+    def module_patcher(self, module: torch.nn.Module) -> Any:
+        """A patcher of such a module."""
+
+    def set_patcher_state(self, patcher: Any, state: dict[str, Any]) -> None:
+        """The host patcher's state becomes that of one of the patchers above."""
+
+    def node_class(self, cls: type, hidden: dict[str, Any]) -> type:
+        """The class of a ComfyUI node as one execution of it has it, with what it knows of this execution."""
+
+    def original(self, module_name: str, qualified_name: str) -> Any:
+        """What ComfyUI's module defines under this name, whatever took its place."""
 
 
 _reader: ContextVar[Reader] = ContextVar("xdit_reader")
@@ -54,14 +66,16 @@ def tensor(source: bytes, inline: bool, dtype: torch.dtype, shape: tuple, accele
     A `weight` is handed out as it lies in shared memory; anything else is copied, because samplers write in place.
     """
     reader = _reader.get()
-    if inline:
-        flat = torch.frombuffer(bytearray(source), dtype=torch.uint8) if source else torch.empty(0, dtype=torch.uint8)
-    else:
-        flat = reader.blob(source)
-    value = flat.view(dtype).reshape(shape)
-    if accelerator and reader.device.type != "cpu":
-        return value.to(reader.device)
-    return value if weight or inline else value.clone()
+    with torch.inference_mode(False):  # torch then counts the changes that are made to it in place
+        if inline:
+            data = bytearray(source)
+            flat = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+        else:
+            flat = reader.blob(source)
+        value = flat.view(dtype).reshape(shape)
+        if accelerator and reader.device.type != "cpu":
+            return value.to(reader.device)
+        return value if weight or inline else value.clone()
 
 
 def parameter(data: torch.Tensor) -> torch.nn.Parameter:
@@ -73,20 +87,47 @@ def device(kind: str) -> torch.device:
     return torch.device(kind) if kind in ("cpu", "meta") else _reader.get().device
 
 
-def model_patcher(identity, state):
-    return _reader.get().model_patcher(identity, state)
+def numbered(number: int, make, arguments: tuple):
+    """`make(*arguments)`, which the host knows by this number."""
+    made = make(*arguments)
+    _reader.get().number(number, made)
+    return made
 
 
-def base_model(identity):
-    return _reader.get().base_model(identity)
+def same(obj):
+    return obj
+
+
+def fill_cell(cell, contents: tuple):
+    cell.cell_contents = contents[0]
+
+
+def model_patcher(identity):
+    return _reader.get().model_patcher(identity)
+
+
+def model_part(identity, path: str):
+    return _reader.get().model_part(identity, path)
 
 
 def module(key: bytes):
     return _reader.get().module(key)
 
 
-def module_patcher(inner, state):
-    return _reader.get().module_patcher(inner, state)
+def module_patcher(inner):
+    return _reader.get().module_patcher(inner)
+
+
+def set_patcher_state(patcher, state):
+    _reader.get().set_patcher_state(patcher, state)
+
+
+def node_class(cls: type, hidden: dict[str, Any]):
+    return _reader.get().node_class(cls, hidden)
+
+
+def original(module_name: str, qualified_name: str):
+    return _reader.get().original(module_name, qualified_name)
 
 
 def named(module_name: str, qualified_name: str):

@@ -17,11 +17,13 @@ import torch
 import torch.distributed as dist
 
 from ..arguments import Tokens
+from ..authors import name_of
 from ..call import Call
 from ..engine import ShardedModel
 from ..errors import ShardingError
 from ..layout import Segments
 from ..modules import argument_names, bind, module_at, replaced
+from ..node_attention import node_attention, undividable_attention
 from ..patches import Mode, replaced_blocks
 from .caches import Caches, conditions_of
 from .keys_values import ConditionCache
@@ -119,7 +121,7 @@ class PipelinedModel:
         The choice must be, and is, the same on all ranks.
         """
         self._patches, self._patch = 1, 0
-        if (why := replaced_blocks(options)) != "":
+        if (why := replaced_blocks(options) or undividable_attention(options)) != "":
             raise ShardingError(f"{why}; set pipefusion to 1")
         if call is None:
             return
@@ -142,6 +144,8 @@ class PipelinedModel:
     def _inexact_alone(self, call: Call, options: dict[str, Any]) -> str:
         if call.mode is not Mode.PERSIST:
             return "a patch works on whole tokens between the blocks"
+        if (attention := node_attention(options)) is not None:
+            return f"{name_of(attention)} computes attention in its own way"
         inner = [name for name in self._plan.inner_patches if options.get("patches", {}).get(name)]
         return f"the patch {inner[0]!r} looks at whole tokens inside the blocks" if inner else ""
 

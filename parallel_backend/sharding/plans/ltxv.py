@@ -41,6 +41,7 @@ LTXAV = Plan(
             attention=("img",),
             returns=(("img",), None),
             local=("attn2", "audio_attn1", "audio_attn2", "audio_to_video_attn"),
+            local_queries=("audio_attn1", "audio_attn2"),
             gather_keys=("video_to_audio_attn",),
         ),
     ),

@@ -1,0 +1,3 @@
+"""What nodes of this pack set."""
+
+factor = 0.6
