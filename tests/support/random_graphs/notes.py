@@ -12,8 +12,9 @@ NOT_DIVIDED = (
     "undivided",
     "not divided",
     "on one device",
-    "are whole",
-    "tokens whole",
+    "whole",
+    "nothing is divided",
+    "one device (",
 )
 USUAL = ("ready after", "read ", "waiting for", "dropped: ComfyUI wants", "MiB", "idle for", "left out")
 
