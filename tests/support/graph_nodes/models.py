@@ -96,6 +96,14 @@ class LoraAsObject:
         return (comfy.utils.load_torch_file(folder_paths.get_full_path_or_raise("loras", lora_name), safe_load=True),)
 
 
+@node(NODES, "MODEL", model=("MODEL",), number=("INT", {"default": 0}))
+class CopiedModel:
+    """The same MODEL; another `number` lets ComfyUI run all that comes after it again."""
+
+    def make(self, model, number):
+        return (model.clone(),)
+
+
 def disturbed(executor, *args, **kwargs):
     """The model's prediction, each value off by some 3e-7 of itself, as another order of sums leaves it."""
     out = executor(*args, **kwargs)

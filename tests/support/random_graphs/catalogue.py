@@ -100,7 +100,17 @@ FITS: dict[str, tuple[str, ...]] = {
     "ForeignBoundMethod": ("wan",),
     "ForeignRegionalAttention": ("flux",),
     "ForeignGlobalFunction": ("flux",),
-    "ForeignRunsModel": ("flux",),
+    **dict.fromkeys(
+        [
+            "ForeignRunsModel", "ForeignUses", "ForeignLooks", "ForeignReplaces", "ForeignChanges", "ForeignHolder",
+            "ForeignCompiledBlocks", "ForeignConditioning", "ForeignCallCounter", "ForeignForward", "ForeignPeek",
+        ],
+        ("flux",),
+    ),
+    **dict.fromkeys(["ForeignMixingReplacement", "ForeignIPAdapter"], UNETS),
+    "ForeignMixingPatch": ("sdxl", "flux"),
+    "ForeignMixingForward": ("wan",),
+    "ForeignDirect": IMAGES,
 }  # fmt: skip
 
 FILES = "needs a file that cannot be tiny"
@@ -139,13 +149,21 @@ EXCEPTIONS: dict[str, str] = {
     "MakeTrainingDataset": DATA,
     "ResolutionBucket": DATA,
     "ForeignGlobalCleanup": "undoes ForeignGlobalFunction; run after each graph that holds that one",
+    "ForeignReplacesNothing": "undoes ForeignReplaces; run after each graph that holds that one",
 }
 FRAME = {  # in every graph, or drawn as the way a graph samples
     "UNETLoader", "KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced", "BasicGuider",
     "BasicScheduler", "KSamplerSelect", "CheckpointLoaderSimple",
 }  # fmt: skip
-HELPERS = {"GetICLoRAParameters", "SamplingPercentToSigma"}  # drawn as an input of another node
-LEAVES_TRACES = ("ForeignInPlace", "ForeignGlobalFunction")  # change ComfyUI's process beyond their graph
+# Drawn as an input of another node.
+HELPERS = {"GetICLoRAParameters", "SamplingPercentToSigma", "ForeignControlNet"}
+# Change ComfyUI's process beyond their graph; what undoes it.
+LEAVES_TRACES = ("ForeignInPlace", "ForeignGlobalFunction", "ForeignReplaces", "ForeignChanges")
+UNDO = ("ForeignGlobalCleanup", "ForeignReplacesNothing")
+# Come after the sampler, and tell what another node of the graph collected.
+AFTER = {"ForeignCollected": "ForeignCollector", "ForeignModuleStateRead": "ForeignModuleState"}
+WITHOUT_RANKS = {"ForeignRunsModel", "ForeignUses", "ForeignLooks"}  # use the model themselves
+COMPILING = {"TorchCompileModel", "ForeignCompiledBlocks"}
 
 
 def inputs_of(info: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any], bool]]:
@@ -162,7 +180,9 @@ def outputs_of(info: dict[str, Any]) -> list[str]:
 
 
 def role_of(info: dict[str, Any]) -> str:
-    """What a node is drawn as: "model", "conditioning", "guider", "sampler", "sigmas", "latent", "samples", or ""."""
+    """What a node is drawn as: "model", "conditioning", "guider", "sampler", "sigmas", "latent", "samples", "after", or
+    "".
+    """
     takes = {kind for kind, _, _ in inputs_of(info).values() if isinstance(kind, str)}
     gives = outputs_of(info)
     for kind, role in (("GUIDER", "guider"), ("SAMPLER", "sampler"), ("SIGMAS", "sigmas")):
@@ -173,7 +193,7 @@ def role_of(info: dict[str, Any]) -> str:
     if "CONDITIONING" in gives:
         return "conditioning"
     if "LATENT" in gives:
-        return "latent" if "SIGMAS" in takes else "samples"
+        return "latent" if "SIGMAS" in takes else "samples" if "MODEL" in takes else "after"
     return ""
 
 

@@ -12,12 +12,13 @@ from typing import Any
 from ..prompts import Graph, Node
 from ..tiny_models import ModelShelf
 from .catalogue import inputs_of, outputs_of, role_of
-from .families import FAMILIES, SOUND_FRAMES, empty_latent, random_text, saved_latents, with_sound
+from .families import FAMILIES, PREFIX, SOUND_FRAMES, empty_latent, random_text, saved_latents, with_sound
 from .plan import LOADER, STOCK, Plan
 from .values import plain_value
 
 PLAIN = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 CHANNELS_OF_SOUND = 8
+BASIC = {*PLAIN, "CONDITIONING", "LATENT", "IMAGE", "MASK", "SIGMAS"}
 NEEDED = {"images"}  # optional by the schema, and missed by the node
 OTHER_MODEL = {"model2", "model_negative", "iclora_model"}
 PATCHES = {
@@ -51,21 +52,27 @@ class Composer:
             self._config = self._graph.parallel_config(f"cpu:{plan.ranks}", **plan.degrees, **plan.config)
         self._chance = random.Random(plan.number)
         self._model: list = self._loaded(self._family.file(models))
+        # Another input for each way to run: no node is cached, whose functions remember the run before.
+        self._model = self._graph.add("CopiedModel", model=self._model, number=2 * ours + disturbed)
         if disturbed:
             self._model = self._graph.add("DisturbedModel", model=self._model)
         self._texts = 0
         self._positive, self._negative = (self._text(tokens) for tokens in plan.tokens)
         self._latent: list = empty_latent(self._graph, self._family, plan.shape)
+        self._given: dict[str, list] = {}
         self._sampler: list | None = None
         self._sigmas: list | None = None
         self._guider: list | None = None
 
     def compose(self) -> Prompt:
         plan = self._plan
-        later = []
+        later, after = [], []
         for place, name in enumerate(plan.parts):
-            if role_of(self._info[name]) in ("sigmas", "guider", "latent"):
+            role = role_of(self._info[name])
+            if role in ("sigmas", "guider", "latent"):
                 later.append((place, name))
+            elif role == "after":
+                after.append((place, name))
             else:
                 self._apply(place, name)
         if plan.samples is not None:
@@ -79,7 +86,12 @@ class Composer:
             sampled = self._sampled_custom()
         else:
             sampled = self._sampled()
-        return Prompt(self._graph.prompt, saved_latents(self._graph, plan.family, sampled), sampled[0])
+        saved = saved_latents(self._graph, plan.family, sampled)
+        for place, name in after:
+            self._latent = sampled
+            self._apply(place, name)
+            saved.append(self._graph.save(self._latent, PREFIX).id)
+        return Prompt(self._graph.prompt, saved, sampled[0])
 
     def _apply(self, place: int, name: str) -> None:
         """Add the node and go on with what it gives."""
@@ -105,6 +117,8 @@ class Composer:
                 self._guider = link
             elif kind == "SIGMAS" and index == 0:
                 self._sigmas = link
+            elif kind not in BASIC:
+                self._given[kind] = link
 
     def _node(self, name: str, **given: Any) -> Node:
         inputs: dict[str, Any] = {}
@@ -129,7 +143,7 @@ class Composer:
             return {f"{key}.{names[0]}": self._linked(node, key, inner)}
         if isinstance(kind, list) or kind in PLAIN:
             return {key: self._plain(node, key, kind, options)}
-        link = self._linked(node, key, kind) or (self._made(kind) if required else None)
+        link = self._linked(node, key, kind) or self._given.get(kind) or (self._made(kind) if required else None)
         if link is None and required:
             raise LookupError(f"nothing gives a {kind} for {node}.{key}")
         return {} if link is None else {key: link}
@@ -162,13 +176,17 @@ class Composer:
 
     def _linked(self, node: str, key: str, kind: str) -> list | None:
         """A link to something of that type, None where there is nothing."""
-        graph, shape, family = self._graph, self._plan.shape, self._family
+        plan, graph, family = self._plan, self._graph, self._family
+        shape = plan.shape
         frames = family.frames(shape.length)
         size = {"width": shape.width, "height": shape.height}
         channels, spatial, _ = family.encoder
 
-        def controlnet() -> list | None:
-            return graph.add("ControlNetLoader", control_net_name=family.control(self._models))
+        def controlnet() -> list:
+            made = graph.add("ControlNetLoader", control_net_name=family.control(self._models))
+            if "ForeignControlNet" in self._info and plan.family != "sd3" and self._chance.random() < 0.3:
+                return self._node("ForeignControlNet", control_net=made)
+            return made
 
         def vae() -> list:
             if key == "audio_vae":

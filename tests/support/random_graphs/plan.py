@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from .catalogue import FITS, drawn, families_for, role_of
+from .catalogue import AFTER, COMPILING, FITS, drawn, families_for, role_of
 from .families import FAMILIES, MAIN, Shape
 
 SAMPLERS = (
@@ -17,7 +17,7 @@ SAMPLERS = (
 SCHEDULERS = ("simple", "normal", "sgm_uniform", "beta")
 # Drawn as a graph's first node only: many merge weights, which the MODEL of xDiT Loader has not, and one compiles.
 MERGING = {name for name in FITS if name.startswith("ModelMerge")}
-FIRST = {*MERGING, "TorchCompileModel"}
+FIRST = {*MERGING, *COMPILING}
 LOADER, STOCK = "loader", "stock"  # XDiTLoader's MODEL; UNETLoader's, given to an xDiT sampler
 CUSTOM_ROLES = {"guider", "sampler", "sigmas"}
 
@@ -72,6 +72,7 @@ def plan(number: int, object_info: dict[str, Any]) -> Plan:
     parts = [first] if chance.random() < 0.97 or number < len(names) else []
     for _ in range(chance.choice((0, 0, 1, 1, 2, 3)) if parts else 0):
         parts.append(chance.choice([name for name in names if family in families_for(name) and name not in FIRST]))
+    parts = [part for name in parts for part in ((AFTER[name], name) if name in AFTER else (name,))]
     parts = _compatible(parts, object_info)
     roles = {role_of(object_info[name]) for name in parts}
     samples = next((name for name in parts if role_of(object_info[name]) == "samples"), None)

@@ -16,7 +16,7 @@ from ..parity import relative_error
 from ..prompts import Graph
 from ..ranks import rank_pids
 from ..tiny_models import ModelShelf
-from .catalogue import LEAVES_TRACES
+from .catalogue import COMPILING, LEAVES_TRACES, UNDO, WITHOUT_RANKS
 from .compose import Prompt, compose
 from .given import by_the_ranks, filled, saved_in
 from .notes import notes_in
@@ -138,6 +138,8 @@ class Runner:
             stock = self._stock(composed(ours=False), within)
         except TimeoutError:
             return outcome(STOCK_FAILS, STOCK_DOES_NOT_END)
+        if set(LEAVES_TRACES) & set(plan.parts):
+            self._clean()
         mark = self._comfy.log.stat().st_size
         try:
             ours = self._ended(composed(ours=True), within)
@@ -151,7 +153,7 @@ class Runner:
             return outcome(STOCK_FAILS, stock.failed, **found)
         if ours.latents is None:
             return outcome(REFUSED if ours.refused else CRASHES, ours.failed, **found)
-        if not any(RANKS in note for note in found["notes"]):
+        if not any(RANKS in note for note in found["notes"]) and plan.samples not in WITHOUT_RANKS:
             return outcome(WRONG, "sampled without the ranks", **found)
         if "Traceback (most recent call last)" in log:
             return outcome(CRASHES, "a traceback in the console", **found)
@@ -222,8 +224,9 @@ class Runner:
             model = graph.add("XDiTLoader", **options, parallel_config=graph.parallel_config(f"cpu:{ranks}"))
         else:
             model = graph.add("UNETLoader", **options)
-        if clean:
-            model = graph.add("ForeignGlobalCleanup", model=model)
+        for name in UNDO if clean else ():
+            if name in self._info:
+                model = graph.add(name, model=model)
         latent = graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1)
         sampled = graph.sample("KSampler", model, graph.flux_conditioning(1), latent, seed=seed, steps=2)
         return graph.prompt, graph.save(sampled, "graphs/plain").id
@@ -236,7 +239,7 @@ class Runner:
 
 
 def _slow(plan: Plan) -> bool:
-    return plan.family == "lumina 2" or "compile" in plan.config or "TorchCompileModel" in plan.parts
+    return plan.family == "lumina 2" or "compile" in plan.config or bool(COMPILING & set(plan.parts))
 
 
 def _said(error: NodeError) -> str:
