@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..parallel_backend.host.children import wait_for_those_of_before
 from .benchmark import XDiTBenchmark
 from .config import XDiTParallelConfig
 from .doctor import XDiTDoctor
@@ -16,6 +17,7 @@ from .status import serve_status
 
 class XDiTExtension(ComfyExtension):
     async def on_load(self) -> None:
+        wait_for_those_of_before()
         warn_if_too_old()
         serve_metrics_if_asked()
         serve_status()

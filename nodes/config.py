@@ -47,8 +47,8 @@ class XDiTParallelConfig(io.ComfyNode):
                 io.String.Input(
                     "devices",
                     default="auto",
-                    tooltip="auto: every GPU ComfyUI sees (two CPU ranks without a GPU). Or ComfyUI's device numbers:"
-                    " 0,1,2,3. Or CPU ranks and their number: cpu:2.",
+                    tooltip="auto: every GPU ComfyUI sees, but for a small one beside large ones (two CPU ranks without"
+                    " a GPU). Or ComfyUI's device numbers: 0,1,2,3. Or CPU ranks and their number: cpu:2.",
                 ),
                 io.Combo.Input(
                     "strategy",

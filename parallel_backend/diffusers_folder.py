@@ -9,6 +9,8 @@ from typing import Any
 import comfy.sd
 import comfy.utils
 
+from .names import shown
+
 FOLDERS = ("transformer", "unet")
 
 
@@ -22,7 +24,9 @@ def model_folder(root: str) -> str:
         folder = os.path.join(root, name)
         if os.path.isdir(folder):
             return folder
-    raise UnknownLayout(f"{root} has no folder {' or '.join(FOLDERS)}: it holds no diffusion model in diffusers layout")
+    raise UnknownLayout(
+        f"{shown(root)} has no folder {' or '.join(FOLDERS)}: it holds no diffusion model in diffusers layout"
+    )
 
 
 def weight_files(folder: str) -> list[str]:
@@ -37,7 +41,7 @@ def weight_files(folder: str) -> list[str]:
     missing = [name for name in names if not os.path.exists(os.path.join(folder, name))]
     if missing:
         raise UnknownLayout(
-            f"{folder} lacks {', '.join(missing)}; download the folder again, safetensors files included"
+            f"{shown(folder)} lacks {', '.join(missing)}; download the folder again, safetensors files included"
         )
     return [os.path.join(folder, name) for name in names]
 
@@ -49,7 +53,7 @@ def _shards(index: str) -> list[str]:
             return sorted({os.path.normpath(name) for name in json.load(file)["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnknownLayout(
-            f"{index} is no index of shards ({type(error).__name__}: {error}); download the folder again"
+            f"{shown(index)} is no index of shards ({type(error).__name__}: {error}); download the folder again"
         ) from error
 
 
@@ -68,14 +72,14 @@ def load_diffusers_folder(folder: str, model_options: dict[str, Any], disable_dy
             state_dict, model_options=model_options, disable_dynamic=disable_dynamic
         )
     except KeyError as error:
-        raise UnknownLayout(f"{folder} holds no weight {error}; download the folder again") from error
+        raise UnknownLayout(f"{shown(folder)} holds no weight {error}; download the folder again") from error
     if patcher is None:
         try:
             architecture = ConfigMixin.load_config(folder).get("_class_name", "this model")
         except OSError:
             architecture = "a model whose config.json is missing or broken,"
         raise UnknownLayout(
-            f"{folder}: ComfyUI has no converter for {architecture} in diffusers layout; use the model's single-file"
-            " safetensors of models/diffusion_models with xDiT Loader"
+            f"{shown(folder)}: ComfyUI has no converter for {architecture} in diffusers layout; use the model's"
+            " single-file safetensors of models/diffusion_models with xDiT Loader"
         )
     return patcher

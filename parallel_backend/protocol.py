@@ -1,13 +1,14 @@
 """The messages between the host and the ranks, and nothing else.
 
-Host → every rank, the same bytes: `ArenaMessage` (+ descriptor), `Prepare`, `Go`, `Cancel`, `Discard`, `Forward`,
-`Probe`, `Settle`, `FreeMemory`, `ForgetModels`, `Ask`, `Shutdown`.
+Host → every rank, the same bytes: `ArenaMessage` (+ descriptor), `Prepare`, `Go`, `StepAnswer`, `Cancel`, `Discard`,
+`Forward`, `Probe`, `Settle`, `FreeMemory`, `ForgetModels`, `ForgetDegrees`, `Ask`, `Shutdown`.
 Rank → host: `Ready`, `Prepared`, `Rejected`, `Step`, `Finished`, `Failed`, `Probed`, `Settled`, `Heartbeat`,
 `Standing`.
 
 One request: the host sends `Prepare`; every rank unpickles it, makes the model resident and answers `Prepared` (or
 `Rejected`: the request was bad, the group is healthy). Only when all ranks echoed the same identity does the host send
-`Go`, after which collectives start. `Discard` ends a prepared request that will not run.
+`Go`, after which collectives start. `Discard` ends a prepared request that will not run. A `StepAnswer` follows a
+`Step` where the request says so.
 
 Beside requests, from threads of their own in each rank: `Heartbeat` once a second, more often while it loads, and
 `Standing` as the answer to `Ask`, also while the main thread is inside a collective.
@@ -20,6 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .config import REPLICATE, Degrees
+from .process_settings import ProcessSettings
+from .random_state import RandomState
 from .transport.blobs import Span
 
 # What a rank's main thread can be doing.
@@ -62,15 +65,16 @@ class ArenaMessage:
 class Prepare:
     """Read a request. `kind`: "sample" runs the whole guider in the ranks, "forward" serves single model calls,
     "preload" only reads weights, as long as it is not cancelled, and leaves those alone that a rank holds.
-    `weights`: one of config.WEIGHTS, but not "auto". `patches`, `warmup_steps`: of PipeFusion, as in ParallelConfig.
-    `parameters`: parameters of the model are part of the request.
+    `packs`: node packs to import first, name → file. `weights`: one of config.WEIGHTS, but not "auto".
+    `patches`, `warmup_steps`: of PipeFusion, as in ParallelConfig. `parameters`: parameters of the model are part of
+    the request. `settings`: those of ComfyUI's process; they hold while the request runs.
     """
 
     request: int
     kind: str
     stream: bytes
     modules: dict[bytes, bytes]
-    imports: dict[str, tuple[str, bool]]
+    packs: dict[str, str]
     degrees: Degrees
     attention: str
     compile: bool
@@ -80,6 +84,7 @@ class Prepare:
     patches: int = 0
     warmup_steps: int = 1
     parameters: bool = False
+    settings: ProcessSettings = field(default_factory=ProcessSettings.read)
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,31 @@ class Discard:
 
 @dataclass(frozen=True)
 class Forward:
-    """One model call of a prepared "forward" request: pickled (arguments, keyword arguments)."""
+    """One model call of a prepared "forward" request: pickled (arguments, keyword arguments).
+
+    `method`: of the diffusion model, "" for its forward. `packs`: as in Prepare. `settings`: as there, for this call.
+    """
 
     request: int
+    method: str
     stream: bytes
+    packs: dict[str, str]
     forget: list[bytes]
+    settings: ProcessSettings = field(default_factory=ProcessSettings.read)
+
+
+@dataclass(frozen=True)
+class StepAnswer:
+    """What a callback that is not ComfyUI's own made of step `number`'s tensors: x0 and x as in Step, None for what it
+    left as it was; and the `guider`'s plain attributes (cfg) that it changed. `random`: as in Step, to go on from.
+    """
+
+    request: int
+    number: int
+    x0: Any
+    x: Any
+    random: RandomState
+    guider: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -137,6 +162,15 @@ class ForgetModels:
 
     request: int
     keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ForgetDegrees:
+    """Give back the process groups of all degrees, and the memory that ranks share for their exchanges; the next
+    request makes what it needs. Answered as `FreeMemory` is, which does this too unless it is about caches.
+    """
+
+    request: int
 
 
 @dataclass(frozen=True)
@@ -239,7 +273,9 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Step:
-    """Progress of the sampler: `step` of `total`; x0 and x are the callback's tensors as (dtype, shape, bytes)."""
+    """Progress of the sampler: `step` of `total`; x0 and x are the callback's tensors as (dtype, shape, bytes), x0 None
+    where both are the same one. `number`: counted from 0, for an answer; `random`: of a rank that waits for one.
+    """
 
     request: int
     rank: int
@@ -247,6 +283,8 @@ class Step:
     total: int
     x0: Any
     x: Any
+    number: int = 0
+    random: RandomState | None = None
 
 
 @dataclass(frozen=True)
@@ -312,13 +350,14 @@ class Probed:
 
 @dataclass
 class SampleRequest:
-    """What crosses for one `guider.outer_sample`: its arguments (`callback`: whether there is one), and the host's
-    random state: (CPU state, accelerator state or None) as uint8 tensors.
+    """What crosses for one `guider.outer_sample`: its arguments (`callback`: whether there is one), and the random
+    state of ComfyUI's process. `answered`: whether the sampler waits for what the callback makes of a step's tensors.
     """
 
     guider: Any
     arguments: dict[str, Any]
-    rng: tuple[Any, Any]
+    random: RandomState
+    answered: bool = False
 
 
 @dataclass

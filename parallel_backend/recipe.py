@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .names import shown
+
 HEADER_LENGTH_BYTES = 8
 MAX_HEADER = 256 * 1024 * 1024
 
@@ -53,10 +55,7 @@ class Recipe:
         """The recipe a MODEL carries. Raises NoRecipe, naming the class and what to use instead."""
         init = getattr(patcher, "cached_patcher_init", None)
         if init is None:
-            raise NoRecipe(
-                f"this {type(patcher).__name__} of {type(patcher.model).__name__} does not say how to load it again, so"
-                " the ranks cannot: load the model with xDiT Loader (or xDiT Checkpoint Loader)"
-            )
+            raise NoRecipe(_without_recipe(patcher))
         return cls(init[0], tuple(init[1]), init[2] if len(init) > 2 else None)
 
     def files(self) -> tuple[str, ...]:
@@ -93,7 +92,32 @@ class ModelIdentity:
 
     @property
     def title(self) -> str:
-        return os.path.basename(self.files[0].path) if self.files else self.recipe.function.__qualname__
+        return shown(os.path.basename(self.files[0].path)) if self.files else self.recipe.function.__qualname__
+
+
+def _without_recipe(patcher: Any) -> str:
+    """What can be done with a MODEL that does not say how to load it again, by what it is."""
+    name, architecture = type(patcher).__name__, type(patcher.model).__name__
+    text = f"this {name} of {architecture} does not say how to load it again, so the ranks cannot"
+    if _is_gguf(patcher):
+        return (
+            f"{text}: it comes from a GGUF file, which the ranks do not read. Load a safetensors file of the model with"
+            " xDiT Loader (fp8, int8 or nvfp4 ones are as small, and faster), or sample this MODEL on one device with a"
+            " stock sampler"
+        )
+    return (
+        f"{text}: if it comes from a safetensors file or a checkpoint, load that with xDiT Loader or xDiT Checkpoint"
+        " Loader; else sample it on one device with a stock sampler. A node pack makes its MODELs loadable by setting"
+        " cached_patcher_init (see xDiT's README)"
+    )
+
+
+def _is_gguf(patcher: Any) -> bool:
+    """Whether a MODEL's weights are blocks of a GGUF file (city96/ComfyUI-GGUF and packs that build on it)."""
+    operations = getattr(getattr(patcher.model, "model_config", None), "custom_operations", None)
+    kinds = [*type(patcher).__mro__, *getattr(operations, "__mro__", ())]
+    kinds += [type(parameter.data) for parameter in patcher.model.parameters()]
+    return any("gguf" in one.__name__.lower() or "ggml" in one.__name__.lower() for one in kinds)
 
 
 def _header_hash(path: str, size: int) -> str:
@@ -103,5 +127,5 @@ def _header_hash(path: str, size: int) -> str:
         start = file.read(HEADER_LENGTH_BYTES)
         length = int.from_bytes(start, "little")
         if len(start) < HEADER_LENGTH_BYTES or length > min(size, MAX_HEADER):
-            raise UnreadableWeights(f"{path} is no safetensors file, or a truncated one")
+            raise UnreadableWeights(f"{shown(path)} is no safetensors file, or a truncated one")
         return hashlib.sha256(start + file.read(length)).hexdigest()

@@ -1,14 +1,16 @@
 """Running a loader without its weights: tensors from mmap, or only their shapes.
 
 ComfyUI's own loader functions run unchanged; three names of ComfyUI are swapped while they do, here and nowhere else,
-so that they neither read the file into private memory nor put it on a GPU.
+so that they neither read the file into private memory nor put it on a GPU. What other threads load meanwhile is loaded
+by ComfyUI as ever.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.model_base
@@ -18,12 +20,13 @@ import comfy.utils
 import torch
 from safetensors import safe_open
 
+from .names import shown
 from .recipe import Recipe, UnreadableWeights
 
 SMALL_TENSOR = 64 * 1024
 SAFETENSORS = (".safetensors", ".sft")
 
-_lock = threading.RLock()
+_this_thread = threading.local()
 
 
 def read_state_dict(path: str, data: bool) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -37,7 +40,7 @@ def read_state_dict(path: str, data: bool) -> tuple[dict[str, torch.Tensor], dic
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     except Exception as error:
-        raise UnreadableWeights(f"{path} cannot be read as a safetensors file: {error}") from error
+        raise UnreadableWeights(f"{shown(path)} cannot be read as a safetensors file: {error}") from error
     if data:
         return tensors, metadata
     return {name: _shape_only(tensor) for name, tensor in tensors.items()}, metadata
@@ -51,36 +54,91 @@ def _shape_only(tensor: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _loading(data: bool) -> Iterator[None]:
-    """Loader functions called inside get mmapped (`data`) or shape-only tensors, assigned instead of copied."""
+    """Loader functions that this thread calls inside get mmapped (`data`) or shape-only tensors, assigned instead of
+    copied.
+    """
+    before, _this_thread.data = _wanted(), data
+    _swaps.enter()
+    try:
+        yield
+    finally:
+        _swaps.leave()
+        _this_thread.data = before
 
+
+def _wanted() -> bool | None:
+    """`data` of what this thread loads through here; None while it loads nothing."""
+    return getattr(_this_thread, "data", None)
+
+
+class _Swaps:
+    """ComfyUI's names stand for ours while any thread is inside. Another pack's replacement of ours meanwhile stays."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._made: list[tuple[Any, str, Callable, Callable]] = []
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._inside:
+                for owner, name, replacement in REPLACEMENTS:
+                    original = getattr(owner, name)
+                    ours = replacement(original)
+                    setattr(owner, name, ours)
+                    self._made.append((owner, name, ours, original))
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                for owner, name, ours, original in self._made:
+                    if getattr(owner, name) is ours:
+                        setattr(owner, name, original)
+                self._made.clear()
+
+
+def _load_torch_file(original: Callable) -> Callable:
+    @functools.wraps(original)
     def load_torch_file(ckpt, safe_load=False, device=None, return_metadata=False):
+        if (data := _wanted()) is None:
+            return original(ckpt, safe_load, device, return_metadata)
         if not ckpt.lower().endswith(SAFETENSORS):
             if not data:
                 raise UnreadableWeights(
-                    f"{ckpt}: xDiT Loader reads safetensors files; save the model as safetensors, or use a stock loader"
+                    f"{shown(ckpt)}: xDiT Loader reads safetensors files; save the model as safetensors, or use a stock"
+                    " loader"
                 )
-            return originals["load_torch_file"](ckpt, safe_load, device, return_metadata)
+            return original(ckpt, safe_load, device, return_metadata)
         state_dict, metadata = read_state_dict(ckpt, data)
         return (state_dict, metadata) if return_metadata else state_dict
 
-    def load_model_weights(self, sd, unet_prefix="", assign=False):
-        return originals["load_model_weights"](self, sd, unet_prefix, assign=True)
+    return load_torch_file
 
-    originals = {
-        "load_torch_file": comfy.utils.load_torch_file,
-        "load_model_weights": comfy.model_base.BaseModel.load_model_weights,
-        "unet_inital_load_device": comfy.model_management.unet_inital_load_device,
-    }
-    with _lock:
-        comfy.utils.load_torch_file = load_torch_file
-        comfy.model_base.BaseModel.load_model_weights = load_model_weights
-        comfy.model_management.unet_inital_load_device = lambda parameters, dtype: torch.device("cpu")
-        try:
-            yield
-        finally:
-            comfy.utils.load_torch_file = originals["load_torch_file"]
-            comfy.model_base.BaseModel.load_model_weights = originals["load_model_weights"]
-            comfy.model_management.unet_inital_load_device = originals["unet_inital_load_device"]
+
+def _load_model_weights(original: Callable) -> Callable:
+    @functools.wraps(original)
+    def load_model_weights(self, sd, unet_prefix="", assign=False):
+        return original(self, sd, unet_prefix, assign=assign or _wanted() is not None)
+
+    return load_model_weights
+
+
+def _unet_inital_load_device(original: Callable) -> Callable:
+    @functools.wraps(original)
+    def unet_inital_load_device(*args, **kwargs):
+        return original(*args, **kwargs) if _wanted() is None else torch.device("cpu")
+
+    return unet_inital_load_device
+
+
+REPLACEMENTS = (
+    (comfy.utils, "load_torch_file", _load_torch_file),
+    (comfy.model_base.BaseModel, "load_model_weights", _load_model_weights),
+    (comfy.model_management, "unet_inital_load_device", _unet_inital_load_device),
+)
+_swaps = _Swaps()
 
 
 def load_model(recipe: Recipe, data: bool) -> Any:
@@ -92,5 +150,5 @@ def load_model(recipe: Recipe, data: bool) -> Any:
         made = recipe.function(*recipe.args, disable_dynamic=True)
     patcher = made if recipe.index is None else made[recipe.index]
     if patcher is None or not isinstance(patcher.model, comfy.model_base.BaseModel):
-        raise UnreadableWeights(f"{recipe.args[0]} holds no diffusion model that ComfyUI knows")
+        raise UnreadableWeights(f"{shown(str(recipe.args[0]))} holds no diffusion model that ComfyUI knows")
     return patcher.model

@@ -9,6 +9,7 @@ from comfy_host import PACK_ROOT, Host, SetupError
 from comfy_host.cache import cache_dir
 from comfy_host.instance import ComfyInstance, make_base_directory
 from comfy_host.tree import find_tree, unpacked_tree
+from support import console as consoles
 from support.comfy import import_comfy
 from support.comfy_client import ComfyClient
 from support.pack import register_pack
@@ -51,7 +52,21 @@ def comfy(host, tmp_path_factory):
     # One thread: tiny models gain nothing from more, and lose much where other processes use the cores.
     environment = {"OMP_NUM_THREADS": "1", "XDIT_CACHE": str(base / "cache")}
     with ComfyInstance(host, base, flags, environment) as instance:
+        consoles.watch(instance)
         yield instance
+
+
+@pytest.fixture(autouse=True)
+def no_traceback_that_nobody_expects():
+    """On the console of any ComfyUI that a fixture started; see support.console."""
+    yield
+    assert not (said := consoles.unexpected()), said
+
+
+@pytest.fixture
+def console(comfy) -> consoles.Console:
+    """The shared server's: announce here what it is to print with a traceback, beside the errors of prompts."""
+    return consoles.watch(comfy)
 
 
 @pytest.fixture
@@ -69,13 +84,19 @@ def models(comfy) -> ModelShelf:
 
 @pytest.fixture
 def start_comfy(host, tmp_path_factory):
-    """Starts a further ComfyUI of the test's own: start_comfy("--flag", …, NAME="value") → ComfyInstance."""
+    """Starts a further ComfyUI of the test's own: start_comfy("--flag", …, NAME="value") → ComfyInstance.
+
+    `python_flags`: of its interpreter.
+    """
     started = []
 
-    def start(*flags: str, packs: dict[str, Path] | None = None, **environment: str) -> ComfyInstance:
+    def start(
+        *flags: str, packs: dict[str, Path] | None = None, python_flags: tuple[str, ...] = (), **environment: str
+    ) -> ComfyInstance:
         base = make_base_directory(tmp_path_factory.mktemp("own-comfyui"), {**TEST_PACKS, **(packs or {})})
-        instance = ComfyInstance(host, base, flags or ("--cpu", "--force-fp32"), environment)
+        instance = ComfyInstance(host, base, flags or ("--cpu", "--force-fp32"), environment, python_flags)
         started.append(instance)
+        consoles.watch(instance)
         instance.start()
         return instance
 

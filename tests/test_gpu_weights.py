@@ -18,6 +18,7 @@ from support.gpus import DEVICES, GPUS, NEEDED, TOLERANCE, gpu_instance
 from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import held, unload, weight_reads
+from support.sampled import assert_sampled
 from support.tiny_models import ModelShelf
 from support.waiting import answered_status, wait_until
 from xdit_comfyui.parallel_backend.config import REPLICATE, SHARD, Degrees
@@ -107,9 +108,13 @@ class Site:
     def assert_right(self, work: Work, **parallel) -> str:
         """It gives stock ComfyUI's latent; what the console said meanwhile."""
         graph, start = Graph(), self.log_size
-        saved = graph.save(work.add(graph, self.load(graph, **parallel))[-1])
-        latent = self.client.latent(self.client.run(graph.prompt), saved.id)
+        sampled = work.add(graph, self.load(graph, **parallel))
+        saved = graph.save(sampled[-1])
+        result = self.client.run(graph.prompt)
         said = self.comfy.log_since(start)
+        for node in sampled:
+            assert_sampled(result, node.id, said)
+        latent = self.client.latent(result, saved.id)
         assert relative_error(latent, self.expected[work]) <= TOLERANCE, said
         assert "out of memory" not in said
         return said

@@ -8,6 +8,7 @@ from support.compare import TOLERANCE
 from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import rank_pids, weight_reads
+from support.sampled import latent_by_ranks
 
 DEVICES = "cpu:2"
 
@@ -27,9 +28,11 @@ def latent_of(client, name, **options):
     return client.latent(client.run(graph.prompt), saved.id)
 
 
-def assert_as_stock(client, name, **options):
+def assert_as_stock(comfy, client, name, **options):
     expected = latent_of(client, name, loader="UNETLoader", **options)
-    assert relative_error(latent_of(client, name, **options), expected) <= TOLERANCE
+    graph, sampled, saved = sampling(name, **options)
+    found, _ = latent_by_ranks(comfy, client, graph.prompt, sampled.id, saved.id)
+    assert relative_error(found, expected) <= TOLERANCE
 
 
 def test_previews_progress_and_node_timing(client, models):
@@ -68,7 +71,7 @@ def test_cancel_at_step_3_of_20_then_a_good_run(client, comfy, models):
     result = client.wait(prompt_id, timeout=30)
     assert result.interrupted and result.error is None
     assert max(step for step, _ in result.progress()) < 10
-    assert_as_stock(client, name, seed=32)
+    assert_as_stock(comfy, client, name, seed=32)
     assert rank_pids(comfy) == pids
     assert weight_reads(comfy) == read
 
@@ -159,7 +162,7 @@ def test_a_wrong_conditioning_width_is_the_node_s_error_and_the_group_lives(clie
     error = failed.value.result.error
     assert error.node == sampled.id and error.node_type == "KSampler"
     assert "sampling failed on rank" in error.message and "96" in error.message
-    assert_as_stock(client, name, seed=61)
+    assert_as_stock(comfy, client, name, seed=61)
     assert rank_pids(comfy) == pids and len(pids) == 2
 
 
@@ -172,7 +175,7 @@ def test_two_errors_in_a_row_leave_the_group_in_order(client, comfy, models):
         graph, _, _ = sampling(name, conditioning=wrong)
         with pytest.raises(PromptFailed):
             client.run(graph.prompt)
-    assert_as_stock(client, name, seed=62)
+    assert_as_stock(comfy, client, name, seed=62)
     assert rank_pids(comfy) == pids
 
 

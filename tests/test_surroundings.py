@@ -14,6 +14,7 @@ from comfy_host import Host
 from comfy_host.instance import ComfyInstance, make_base_directory
 from support.comfy_client import ComfyClient
 from support.compare import TOLERANCE
+from support.console import watch
 from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import rank_pids
@@ -65,6 +66,8 @@ def test_two_comfyuis_one_without_room_the_other_without_a_log_folder(host, tmp_
         ComfyClient(second.url, logless / "output") as second_client,
         ThreadPoolExecutor(2) as both,
     ):
+        for instance in (first, second):
+            watch(instance)
         clients = (first_client, second_client)
         names = [ModelShelf(base / "models").flux(256, 1, 1) for base in (little, logless)]
         found = list(both.map(latent, clients, names))

@@ -54,4 +54,4 @@ def accelerate(
     open_to_the_compiler()
     torch._dynamo.config.recompile_limit = MOST_VARIANTS
     graphs = GraphedForward(diffusion_model, sharded.restart, sharded.situation) if sharded.plan.graphs else None
-    return Accelerated(CompiledBlocks(diffusion_model, sharded.plan, backend), graphs)
+    return Accelerated(CompiledBlocks(sharded, backend), graphs)

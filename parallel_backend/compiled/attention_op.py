@@ -19,7 +19,7 @@ from ..sharding.patches import OVERRIDE
 
 _LIBRARY = torch.library.Library("xdit", "FRAGMENT")
 _LIBRARY.define(
-    "attention(Tensor q, Tensor k, Tensor v, int heads, Tensor? mask, str function, bool local,"
+    "attention(Tensor q, Tensor k, Tensor v, int heads, Tensor? mask, str function, str apart,"
     " ScalarType? attn_precision, bool skip_reshape, bool skip_output_reshape, float? scale, bool enable_gqa,"
     " bool low_precision_attention, Tensor? after=None) -> Tensor"
 )
@@ -37,7 +37,7 @@ def attention_options(options: dict[str, Any]) -> Iterator[None]:
         _options.pop()
 
 
-def _through_operator(local: bool) -> Callable:
+def _through_operator(apart: str) -> Callable:
     def override(
         function, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, skip_output_reshape=False,
         scale=None, enable_gqa=False, low_precision_attention=True, transformer_options=None,
@@ -46,7 +46,7 @@ def _through_operator(local: bool) -> Callable:
         if skip_reshape:
             q, k = _token_major(q), _token_major(k)
         return torch.ops.xdit.attention(
-            q, k, v, heads, mask, function.__name__, local, attn_precision, skip_reshape, skip_output_reshape, scale,
+            q, k, v, heads, mask, function.__name__, apart, attn_precision, skip_reshape, skip_output_reshape, scale,
             enable_gqa, low_precision_attention,
         )  # fmt: skip
 
@@ -60,20 +60,24 @@ def _token_major(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 
 
-# What a compiled block gets as transformer_options: constants, so that no value in them makes it compile again.
-WHOLE_OPTIONS = {OVERRIDE: _through_operator(local=False)}
-LOCAL_OPTIONS = {OVERRIDE: _through_operator(local=True)}
+# How an attention stands apart from those over all tokens: over a context that every rank has whole, or by queries that
+# every rank has whole over keys that are made whole for it.
+LOCAL, WHOLE_QUERIES = "local", "whole queries"
+# What a compiled block finds in transformer_options in the place of the call's own override, and such submodules of it.
+THROUGH_OPERATOR = _through_operator("")
+LOCAL_THROUGH_OPERATOR = _through_operator(LOCAL)
+WHOLE_QUERIES_THROUGH_OPERATOR = _through_operator(WHOLE_QUERIES)
 
 
 def _attention(
-    q, k, v, heads, mask, function, local, attn_precision, skip_reshape, skip_output_reshape, scale, enable_gqa,
+    q, k, v, heads, mask, function, apart, attn_precision, skip_reshape, skip_output_reshape, scale, enable_gqa,
     low_precision_attention, after=None,
 ):  # fmt: skip
     """`after`: what has to be launched before, and nothing else."""
     options = _options[-1]
     override = options.get(OVERRIDE)
-    if local and isinstance(override, ShardedAttention):
-        options = {**options, OVERRIDE: override.local}
+    if apart and isinstance(override, ShardedAttention):
+        options = {**options, OVERRIDE: override.local if apart == LOCAL else override.with_whole_queries}
     extra = {"scale": scale} if scale is not None else {}
     if enable_gqa:
         extra["enable_gqa"] = True
@@ -88,7 +92,7 @@ def _attention(
 
 
 def _shape(
-    q, k, v, heads, mask, function, local, attn_precision, skip_reshape, skip_output_reshape, *_
+    q, k, v, heads, mask, function, apart, attn_precision, skip_reshape, skip_output_reshape, *_
 ):  # fmt: skip
     if q.ndim == 3:  # [B, L, H*D]
         batch, length, size = q.shape

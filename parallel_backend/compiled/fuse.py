@@ -30,6 +30,7 @@ LINEAR, GELU = torch._C._nn.linear, torch._C._nn.gelu
 LINEAR_GELU = torch.ops.xdit.linear_gelu.default
 IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem}
 NO_EXPONENT_TO_SPARE = torch.float16  # a part of a sum may be larger than the whole
+_runs = 0
 
 
 @functools.cache
@@ -43,9 +44,21 @@ def fusing(backend: str | Callable) -> Callable:
         module.recompile()
         # Attentions are exchanges: on every rank in the model's order, whatever memory another would need.
         with V.set_choices_handler(OnePass()), config.patch(reorder_for_peak_memory=False):
-            return compiler(module, inputs, **options)
+            compiled = compiler(module, inputs, **options)
+
+        def run(*tensors):
+            global _runs
+            _runs += 1
+            return compiled(*tensors)
+
+        return run
 
     return compile_fused
+
+
+def runs() -> int:
+    """How often something compiled began to run."""
+    return _runs
 
 
 def fuse(graph: Graph) -> None:
@@ -98,14 +111,14 @@ def _take_in_cat(linear: Node) -> None:
 
 def _announce(attention: Node) -> None:
     """Announcement, linear_gelu, attention: in this order, as each is an input of the next."""
-    _, k, v, _, mask, _, local, _, by_heads, *_ = attention.args
+    _, k, v, _, mask, _, apart, _, by_heads, *_ = attention.args
     late = _after(attention)
     waiting = {attention}
     for node in late:
         if waiting & set(node.all_input_nodes):
             waiting.add(node)
     early = [node for node in late if node.target is LINEAR_GELU and node not in waiting]
-    if local or mask is not None or not by_heads or not early:
+    if apart or mask is not None or not by_heads or not early:
         return
     rows = [value for node in early for value in node.all_input_nodes if value in late]
     if any(row.target is not getitem for row in rows) or any(map(_changes_its_input, late[: late.index(early[-1])])):

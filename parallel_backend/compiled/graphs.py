@@ -12,6 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from itertools import chain
+from types import MethodType
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..sharding import counts
 from ..sharding.attention import ShardedAttention
+from ..sharding.foreign_code import watch
 from ..sharding.kernel_choice import runs_torchs_kernel
 from ..sharding.patches import OVERRIDE
 
@@ -73,27 +75,32 @@ class GraphedForward:
         self._calls: Counter = Counter()
         self._refused: set[Hashable] = set()
         self._pool = None
-        replaced = vars(model).get("forward")  # else the class's, which a node pack may replace for one request
+        self._watch = watch(model)
+        of_its_class = MethodType(type(model).forward, model)
 
-        def original(*args, **kwargs):
-            return replaced(*args, **kwargs) if replaced is not None else type(model).forward(model, *args, **kwargs)
+        @functools.wraps(of_its_class)
+        def own(*args, **kwargs):  # the class's at the time: a node pack may replace it for one request
+            return type(model).forward(model, *args, **kwargs)
 
-        self._original = original
+        self._original = own
         if not hasattr(model, "_forward"):  # PipeFusion replaces it: the runs of all patches go into one graph
-            model._forward = original
+            model._forward = own
             self._original = lambda *args, **kwargs: model._forward(*args, **kwargs)
+        self._in_its_place = functools.wraps(own)(lambda *args, **kwargs: self._forward(*args, **kwargs))
+        self._take_place()
 
-        @functools.wraps(model.forward)
-        def forward(*args, **kwargs):
-            return self._forward(*args, **kwargs)
-
-        model.forward = forward
+    def _take_place(self) -> None:
+        """Be the model's forward, unless a node's is in its place. ComfyUI drops this one where it takes that back."""
+        replaced = any(one.path == "" and one.what == "forward" for one in self._watch.look())
+        if not replaced and vars(self._model).get("forward") is not self._in_its_place:
+            self._model.forward = self._in_its_place
 
     def start(self, note: Callable[[str], None], identity: Hashable) -> None:
         """Capture and replay in this request; weights keep their places while it lasts. `note(line)` hears why a call
         is not captured.
         """
         self._note = note
+        self._take_place()
         if identity != self._identity:
             self.drop()
             self._identity = identity
@@ -108,7 +115,7 @@ class GraphedForward:
         self._pool = None
 
     def _forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if not self.active:
+        if not self.active or self._watch.found:
             return self._original(*args, **kwargs)
         if self._check_addresses:
             self._drop_if_moved()

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from ..config import parse_devices
-from ..host.devices import DeviceSet, resolve, visible_gpus
+from ..config import ConfigError, parse_devices
+from ..host.devices import DeviceSet, require_linux, resolve, visible_gpus
 from ..host.errors import GroupError
 from ..host.group import ProcessGroup
 from ..host.links import Links, keep_links, measured_links
@@ -41,6 +41,11 @@ def examine(text: str, group_for: GroupFor | None) -> Report:
 
 def _measure(report: Report, devices: DeviceSet, group_for: GroupFor) -> Links | None:
     started = time.monotonic()
+    try:
+        require_linux()
+    except ConfigError as error:
+        report.problems.append(Problem(str(error), "on Windows use WSL2, elsewhere a machine with Linux"))
+        return None
     try:
         with group_for(devices) as group:
             answers = run_probe(group)

@@ -9,7 +9,7 @@ from itertools import combinations
 import torch
 
 from ..host import nvidia_smi
-from ..host.devices import DeviceSet, visible_gpus
+from ..host.devices import DeviceSet, architecture, has_kernels, visible_gpus
 from .report import Gpu, Pair, Problem, Report
 
 PREFIXES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "XDIT_")
@@ -35,7 +35,7 @@ def examine_machine(report: Report, devices: DeviceSet | None) -> None:
     if len(rows) > len(report.gpus):
         report.problems.append(_unseen(len(rows), len(report.gpus)))
     for gpu in report.gpus:
-        if not _has_kernels(gpu.capability):
+        if not has_kernels(gpu.capability):
             report.problems.append(
                 Problem(
                     f"GPU {gpu.index} ({gpu.name}) has capability {gpu.capability}; this torch is built for"
@@ -75,14 +75,13 @@ def _gpu(index: int, rows: list[nvidia_smi.GpuRow]) -> Gpu:
     properties = torch.cuda.get_device_properties(index)
     uuid = str(properties.uuid)
     free = next((row.memory_free for row in rows if row.uuid.removeprefix("GPU-") == uuid), None)
-    capability = f"{properties.major}.{properties.minor}"
-    return Gpu(index, properties.name, uuid, capability, properties.total_memory, free)
+    return Gpu(index, properties.name, uuid, architecture(properties), properties.total_memory, free)
 
 
 def _unseen(there: int, seen: int) -> Problem:
     what = f"nvidia-smi lists {there} GPU(s), torch sees {seen}"
     if torch.version.cuda is None:
-        return Problem(f"{what}: this torch is built without CUDA", "install torch's CUDA build")
+        return Problem(f"{what}: this torch is built {_other_than_cuda()}", "install torch's CUDA build")
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return Problem(
             f"{what}: CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}", "change it to use the others too"
@@ -93,16 +92,8 @@ def _unseen(there: int, seen: int) -> Problem:
     )
 
 
-def _has_kernels(capability: str) -> bool:
-    """Whether torch was built for this GPU, for an older one of its generation, or as PTX for any older one."""
-    own = tuple(map(int, capability.split(".")))
-    for name in torch.cuda.get_arch_list():
-        kind, _, digits = name.partition("_")
-        digits = digits.rstrip("af")
-        built = (int(digits[:-1]), int(digits[-1]))
-        if built <= own and (kind == "compute" or built[0] == own[0]):
-            return True
-    return False
+def _other_than_cuda() -> str:
+    return "without CUDA" if torch.version.hip is None else f"for ROCm {torch.version.hip}"
 
 
 def _pair(a: int, b: int, gpus: list[Gpu], number: dict[str, int], kinds: dict[tuple[int, int], str]) -> Pair:

@@ -62,6 +62,7 @@ def run_probe(group: ProcessGroup, limit: float = LIMIT_SECONDS) -> list[Probed]
     except BaseException:
         group.kill()
         raise
+    group.phase("idle")
     return [answers[rank] for rank in sorted(answers)]
 
 

@@ -70,6 +70,8 @@ class Answers:
             return
         if isinstance(message, ENDS):
             self.ends[rank] = message
+            if len(self.ends) == self.group.size:
+                self.group.phase("idle")
         elif self._on_message is not None:
             self._on_message(rank, message)
         if isinstance(message, Failed) and self._failed_at is None:
@@ -140,5 +142,9 @@ class Leftover:
             logging.warning("xDiT: after a cancelled prompt: %s", error)
         except (RequestRefused, OutOfMemory) as error:
             logging.debug("xDiT: after a cancelled prompt: %s", error)
+        except BaseException as error:
+            logging.exception("xDiT: after a cancelled prompt")
+            text = f"what a cancelled prompt left could not be ended: {type(error).__name__}: {error}"
+            self._answers.group.lose(lambda: GroupError(text))
         finally:
             self.done.set()

@@ -23,6 +23,7 @@ from .devices import DeviceSet, resolve
 from .errors import GroupError, OutOfMemory, RequestRefused
 from .links import measured_links
 from .manager import manager
+from .release import forget_degrees
 from .runner import run, workload
 from .seam import Seam
 
@@ -119,6 +120,7 @@ class BenchmarkSeam(Seam):
                 self.measured = self._measure(executor, arguments, work, group.devices, config)
             finally:
                 patcher.parallel_config = own
+                _give_back()
             key = best_key(patcher, work, group.devices, config)
             _keep(key, self.measured.best, manager.group(devices, config.may_leave_out).devices == group.devices)
         return arguments["latent_image"]
@@ -163,6 +165,17 @@ class BenchmarkSeam(Seam):
         if not times:
             raise ConfigError(f"{len(ends)} step(s) were sampled, of which {warm_up} are not timed; set more steps")
         return statistics.median(times)
+
+
+def _give_back() -> None:
+    """What each of the ways made for itself in the ranks. Those that still end a cancelled run do so later."""
+    group = manager.start.group if manager.start is not None else None
+    if group is None or not group.alive() or (group.leftover is not None and not group.leftover.done.is_set()):
+        return
+    try:
+        forget_degrees(group)
+    except FAILURES as error:
+        logging.warning("xDiT Benchmark: what it made in the ranks is not given back: %s", error)
 
 
 def _compile(config: ParallelConfig, kind: str, work: Workload) -> str:

@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..cache import cache_directory, read_entries, write_entries
+from ..cache import add_entry, cache_directory, read_entries
 from ..config import Degrees, ParallelConfig
 from ..sharding.plan import class_path
 from .choose import Choice, Workload
@@ -69,9 +69,8 @@ def remembered_best(key: Key) -> Best | None:
 def keep_best(key: Key, degrees: Degrees, seconds: float) -> Path:
     """Remember the fastest degrees for `key`; returns the file. Raises OSError when it cannot be written."""
     day = datetime.now(timezone.utc).date().isoformat()
-    known = [*((old, best) for old, best in _measurements() if old != key), (key, Best(degrees, seconds, day))]
-    entries = [{"key": old, "best": asdict(best)} for old, best in known[-KEPT:]]
-    write_entries(best_file(), FORMAT, entries)
+    entry = {"key": key, "best": asdict(Best(degrees, seconds, day))}
+    add_entry(best_file(), FORMAT, entry, KEPT, _entry, lambda known: known[0] == key)
     return best_file()
 
 
@@ -115,12 +114,13 @@ def _measurements() -> list[tuple[Key, Best]]:
 def _read(path: Path, mtime_ns: int, size: int) -> list[tuple[Key, Best]]:
     """Read, and warned about, once for each state of the file."""
     try:
-        return read_entries(path, FORMAT, lambda entry: (entry["key"], _best(entry["best"])))
+        return read_entries(path, FORMAT, _entry)
     except ValueError as error:
         logging.warning("xDiT: %s; until XDiT Benchmark does, auto goes by its rule", error)
         return []
 
 
-def _best(content: dict[str, Any]) -> Best:
+def _entry(content: dict[str, Any]) -> tuple[Key, Best]:
     """Raises ValueError (ConfigError among them), KeyError or TypeError for what is no measurement."""
-    return Best(Degrees(**content["degrees"]), float(content["seconds"]), str(content["day"]))
+    best = content["best"]
+    return content["key"], Best(Degrees(**best["degrees"]), float(best["seconds"]), str(best["day"]))

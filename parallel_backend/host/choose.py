@@ -11,7 +11,7 @@ import torch
 from ..config import REPLICATE, ConfigError, Degrees, ParallelConfig
 from ..sharding.pipeline.stages import staged_blocks
 from ..sharding.plan import Plan, class_path, heads_of
-from ..sharding.plans import plan_for
+from ..sharding.plans import plan_for, without_plan
 from ..sharding.plans.kernels_only import KERNELS_ONLY
 from .links import Links
 
@@ -21,14 +21,15 @@ SMALL_LATENT = 128 * 128  # positions of a latent up to which whole images are d
 
 @dataclass(frozen=True)
 class Workload:
-    """What a choice depends on. `conditions`: how many each guided call evaluates; `heads`: None without a plan.
+    """What a choice depends on. `conditions`: how many most guided calls evaluate; `most_conditions`: how many one may,
+    None for as many. `heads`: None without a plan.
 
     `together`: what weighs conditions against each other, so that all must be rows of one model call, or None.
     `conditions_undivided`, `rows_undivided`: why cfg or batch groups would each evaluate all of a call, or "".
     `compiles`: whether there is something to compile or to capture. `hook_lora`: whether weights change between model
     calls. `steps`: of the sampler; `blocks`: how many PipeFusion can divide; `undivided_blocks`: why it cannot for this
     request, or "". `ring_of_two`: whether two ranks that share a sequence are faster as a ring. `undivided`: why a
-    model call must run on one device, or "".
+    model call must run on one device, or "". `unplanned`: why there is no plan.
     """
 
     architecture: str
@@ -46,6 +47,8 @@ class Workload:
     undivided_blocks: str = ""
     ring_of_two: bool = False
     undivided: str = ""
+    most_conditions: int | None = None
+    unplanned: str = "has no sharding plan"
 
     @classmethod
     def of(cls, model: torch.nn.Module, conditions: int, latent_shape: tuple[int, ...], **others: Any) -> Workload:
@@ -59,8 +62,14 @@ class Workload:
             latent_shape,
             compiles=plan is not None or class_path(model) in KERNELS_ONLY,
             blocks=len(staged_blocks(model, plan)) if plan is not None else 0,
+            unplanned=without_plan(model) if plan is None else "",
             **others,
         )
+
+    @property
+    def cfg_limit(self) -> int:
+        """How many ranks can have a condition of their own, if only now and then."""
+        return max(1, self.conditions, self.most_conditions or 0)
 
     @property
     def images(self) -> int:
@@ -123,12 +132,13 @@ def _auto(ranks: int, work: Workload, links: Links | None) -> Choice:
         return Choice(Degrees(), "one device")
     if work.undivided:
         return Choice(Degrees(), f"{work.architecture}; {work.undivided}")
-    cfg = 2 if work.conditions >= 2 and ranks % 2 == 0 and work.divides(Degrees(cfg=2)) else 1
+    conditions = work.cfg_limit if work.plan is None else work.conditions  # then there is nothing else to divide by
+    cfg = 2 if conditions >= 2 and ranks % 2 == 0 and work.divides(Degrees(cfg=2)) else 1
     rest, images = ranks // cfg, work.images if not work.rows_undivided else 1
     facts = f"{work.architecture}, {_count(work.conditions, 'condition')}, latent {_size(work.latent_shape)}"
     by_images = Degrees(cfg=cfg, batch=max(part for part in range(1, rest + 1) if rest % part == 0 and part <= images))
     if work.plan is None:
-        return Choice(by_images, f"{facts}; no sharding plan for this architecture")
+        return Choice(by_images, f"{facts}; no sharding plan that matches this architecture")
     small = math.prod(work.latent_shape[2:]) <= SMALL_LATENT
     if images % rest == 0 and small:
         return Choice(by_images, facts)
@@ -177,10 +187,10 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
     if degrees.sequence > 1 and work.plan is None:
         if config.unsupported == "refuse":
             raise ConfigError(
-                f"{degrees}: {work.architecture} has no sharding plan, so only cfg and batch can be more than 1; set"
+                f"{degrees}: {work.architecture} {work.unplanned}, so only cfg and batch can be more than 1; set"
                 " ulysses and ring to 1"
             )
-        reason = f"asked for {degrees}; {work.architecture} has no sharding plan"
+        reason = f"asked for {degrees}; {work.architecture} {work.unplanned}"
         degrees = Degrees(cfg=degrees.cfg, batch=degrees.batch)
     _check_stages(degrees.pipefusion, work, instead)
     if work.heads is not None and degrees.ulysses > work.heads:
@@ -197,10 +207,10 @@ def _manual(config: ParallelConfig, ranks: int, work: Workload) -> Choice:
         raise ConfigError(
             f"cfg degree {degrees.cfg}, but {work.together}, so they must run in one model call; set cfg to 1{instead}"
         )
-    if degrees.cfg > max(1, work.conditions):
+    if degrees.cfg > work.cfg_limit:
         raise ConfigError(
-            f"cfg degree {degrees.cfg}, but this sampler evaluates {work.conditions} condition(s) per step; set cfg to"
-            f" {max(1, work.conditions)} at most{instead}"
+            f"cfg degree {degrees.cfg}, but this sampler evaluates {max(work.conditions, work.most_conditions or 0)}"
+            f" condition(s) per step; set cfg to {work.cfg_limit} at most{instead}"
         )
     return Choice(degrees, reason)
 

@@ -119,6 +119,8 @@ def observed(run: Callable) -> Callable:
             emit(StepDone(step + 1, total))
             callback(step, x0, x, total)
 
+        if callback is not None:
+            on_step.__wrapped__ = callback  # what it may do
         try:
             result = run(executor, arguments, on_step if callback is not None else None, disable_pbar, **others)
         except BaseException as error:

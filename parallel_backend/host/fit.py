@@ -14,6 +14,7 @@ from ..sharding.block_paths import block_paths
 from ..sharding.plan import Plan
 from ..stored import stored_parameters
 from .choose import Choice, Workload, by_tokens
+from .companions import companion_bytes
 from .group import ProcessGroup
 from .memory import GIB
 from .per_model import once_per_model
@@ -57,6 +58,7 @@ class Footprint:
 class Room:
     """`free`: bytes for this request on the device that has the fewest. `activations`: what one device would need
     beside the weights, and `least` what each needs however many there are. `ran_out`: memory ran out in this request.
+    `companions`: bytes of ControlNets and the like, which every device holds whole.
     """
 
     footprint: Footprint
@@ -64,6 +66,7 @@ class Room:
     activations: int
     least: int
     ran_out: bool = False
+    companions: int = 0
 
     def fits(self, weights: str, degrees: Degrees) -> bool:
         if weights == REPLICATE and self.ran_out:
@@ -73,11 +76,12 @@ class Room:
     def __str__(self) -> str:
         if self.ran_out:
             return "memory ran out"
-        return f"{self.footprint.whole / GIB:.1f} GiB do not fit in {self.free / GIB:.1f} GiB free"
+        beside = f" beside {self.companions / GIB:.1f} GiB of other models" if self.companions else ""
+        return f"{self.footprint.whole / GIB:.1f} GiB do not fit in {self.free / GIB:.1f} GiB free{beside}"
 
     def needed(self, weights: str, degrees: Degrees) -> int:
         shared = self.activations // (degrees.sequence * degrees.batch)
-        return self.footprint.on_a_rank(weights, degrees) + shared + self.least
+        return self.footprint.on_a_rank(weights, degrees) + self.companions + shared + self.least
 
 
 def measured_room(guider: Any, noise_shape: torch.Size, group: ProcessGroup, plan: Plan | None) -> Room | None:
@@ -95,7 +99,8 @@ def measured_room(guider: Any, noise_shape: torch.Size, group: ProcessGroup, pla
     )
     _, activations = comfy.sampler_helpers.estimate_memory(guider.model_patcher, list(noise_shape), guider.conds)
     footprint = Footprint.of(guider.model_patcher.model, plan)
-    return Room(footprint, free, int(activations), comfy.model_management.minimum_inference_memory())
+    least = comfy.model_management.minimum_inference_memory()
+    return Room(footprint, free, int(activations), least, companions=companion_bytes(guider))
 
 
 def _evictable(index: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import queue
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management
 
 from ..protocol import ArenaMessage, Ask, Heartbeat, Memory, Reading, Ready, Shutdown, Standing, decode, encode
+from ..threads import watched_thread
 from ..transport.blobs import BlobBatch, BlobSender
 from ..transport.channel import ChannelClosed
+from . import children
 from .devices import DeviceSet
 from .errors import GroupError
 from .events import GroupEnded, GroupStarted, emit
@@ -37,8 +40,8 @@ KILL_SECONDS = 5.0
 LASTING = ("ModuleNotFoundError:", "ImportError:", "importlib.metadata.PackageNotFoundError:")
 
 HINTS = {
-    signal.SIGKILL: " (the kernel does that when the machine's memory is full)",
-    signal.SIGBUS: " (a file of weights became shorter while it was read)",
+    "SIGKILL": " (the kernel does that when the machine's memory is full)",
+    "SIGBUS": " (a file of weights became shorter while it was read)",
 }
 
 
@@ -73,11 +76,15 @@ class ProcessGroup:
         try:
             for rank in range(devices.size):
                 level = logging.getLogger().level
-                self._ranks.append(start_rank(rank, devices, self._store, limits, level))
-                threading.Thread(target=self._read, args=(self._ranks[rank],), daemon=True).start()
+                failed = functools.partial(self._thread_ended, rank)
+                self._ranks.append(start_rank(rank, devices, self._store, limits, level, failed))
+                watched_thread(f"xdit-receive-{rank}", self._read, self._ranks[rank], failed=failed)
         except OSError as error:
             self.kill()
             raise GroupError(f"rank {rank} of {devices} cannot be started: {error}", rank) from error
+        except BaseException:
+            self.kill()
+            raise
         self._watch.start()
 
     @property
@@ -100,11 +107,18 @@ class ProcessGroup:
         return not self.closed and not self._gone and all(rank.process.poll() is None for rank in self._ranks)
 
     def healthy(self) -> bool:
-        """Whether every rank lives. Asks them, because a death just now may not have been noticed yet.
+        """Whether every rank lives and says so when asked: a death just now may not have been noticed yet, and one that
+        cannot answer may send heartbeats all the same. The group is ended when one does not answer in time.
 
-        Cancel ends the wait for their answers.
+        Raises InterruptProcessingException.
         """
-        self.ask(stacks=False, enough=comfy.model_management.processing_interrupted)
+        missing = set(range(self.size))
+        deadline = time.monotonic() + self._limits.silence
+        while missing and self.alive():
+            missing -= self.ask(False, missing, comfy.model_management.processing_interrupted).keys()
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            if missing and time.monotonic() > deadline:
+                logging.warning("xDiT: %s", self.lose(functools.partial(self._mute, min(missing))))
         return self.alive()
 
     def next_request(self) -> int:
@@ -167,11 +181,12 @@ class ProcessGroup:
 
     def send_blobs(self, batch: BlobBatch) -> list[bytes]:
         """Send what the ranks lack of `batch`, in shared memory; returns the digests that they may forget."""
-        arena = batch.arena()
-        if arena is not None:
-            try:
+        arenas = batch.arenas()
+        try:
+            for arena in arenas:
                 self._send(encode(ArenaMessage(arena.size, arena.spans)), (arena.descriptor,))
-            finally:
+        finally:
+            for arena in arenas:
                 arena.close()
         return batch.commit()
 
@@ -246,6 +261,18 @@ class ProcessGroup:
             first.rank,
         )
 
+    def _mute(self, rank: int) -> GroupError:
+        return GroupError(
+            f"{self.name(rank)} has not answered for {self._limits.silence:g} s while {self._phase}."
+            " XDIT_HEARTBEAT_TIMEOUT sets this limit.",
+            rank,
+        )
+
+    def _thread_ended(self, rank: int, error: BaseException) -> None:
+        """A thread of this process that this rank needs has ended: nobody would hear of it, or it of anybody."""
+        name = threading.current_thread().name
+        self.lose(lambda: GroupError(f"rank {rank}: the thread {name} ended: {type(error).__name__}: {error}", rank))
+
     def _died(self, rank: int) -> GroupError:
         died = self._ranks[rank]
         try:
@@ -253,8 +280,8 @@ class ProcessGroup:
         except subprocess.TimeoutExpired:
             end = "closed its channel"
         else:
-            end = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-            end += HINTS.get(-code, "")
+            name = _signal_name(-code)
+            end = f"was ended by {name}{HINTS.get(name, '')}" if code < 0 else f"ended with exit code {code}"
             died.log.close()
         tail = died.log.tail()
         return GroupError(
@@ -293,6 +320,7 @@ class ProcessGroup:
         for rank in self._ranks:
             try:
                 rank.process.wait(KILL_SECONDS)
+                children.waited_for(rank.process.pid)
             except subprocess.TimeoutExpired:
                 logging.warning("xDiT: %s was killed and has not ended yet: its device's driver holds it", rank)
             rank.outbox.close()

@@ -15,12 +15,15 @@ from pathlib import Path
 
 import folder_paths
 
+from .. import folders
 from ..transport.channel import Channel
 from ..transport.outbox import Outbox
+from . import children
 from .devices import DeviceSet
 from .limits import Limits
 from .rank_environment import rank_environment
 from .rank_log import RankLog
+from .rank_python import python_flags
 
 PACK_ROOT = Path(__file__).resolve().parents[2]
 PACK_NAME = __name__.removesuffix(".parallel_backend.host.launch")
@@ -81,10 +84,18 @@ class Launcher:
 launcher = Launcher()
 
 
-def start_rank(rank: int, devices: DeviceSet, store: int, limits: Limits, log_level: int) -> RankProcess:
+def start_rank(
+    rank: int,
+    devices: DeviceSet,
+    store: int,
+    limits: Limits,
+    log_level: int,
+    failed: Callable[[BaseException], None],
+) -> RankProcess:
     """Start the process of `rank`; it answers with Ready over its channel. Raises OSError.
 
-    `store` is the descriptor of the file through which the ranks find each other.
+    `store` is the descriptor of the file through which the ranks find each other; `failed` is called when nothing can
+    be sent to this one any more.
     """
     channel, theirs = Channel.pair()
     boot = {
@@ -101,12 +112,14 @@ def start_rank(rank: int, devices: DeviceSet, store: int, limits: Limits, log_le
         "pack_root": str(PACK_ROOT),
         "comfy_root": os.path.dirname(os.path.abspath(folder_paths.__file__)),
         "comfy_args": sys.argv[1:],
+        "folders": folders.described(),
         "log_level": log_level,
     }
     output, theirs_output = os.pipe()
     try:
         with theirs:
             process = launcher.start(lambda: _spawn(boot, (theirs.fileno(), store), theirs_output))
+            children.started(process.pid)
     except BaseException:
         os.close(output)
         channel.close()
@@ -114,12 +127,12 @@ def start_rank(rank: int, devices: DeviceSet, store: int, limits: Limits, log_le
     finally:
         os.close(theirs_output)
     device = f"cuda:{devices.indices[rank]}" if devices.kind == "cuda" else "cpu"
-    return RankProcess(rank, device, process, channel, Outbox(channel, str(rank)), RankLog(output, rank))
+    return RankProcess(rank, device, process, channel, Outbox(channel, str(rank), failed), RankLog(output, rank))
 
 
 def _spawn(boot: dict, descriptors: tuple[int, ...], output: int) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, str(BOOTSTRAP), json.dumps(boot)],
+        [sys.executable, *python_flags(), str(BOOTSTRAP), json.dumps(boot)],
         pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
         stdout=output,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import platform
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ..cache import cache_directory, read_entries, write_entries
+from ..cache import add_entry, cache_directory, read_entries
 from . import nvidia_smi
 from .devices import DeviceSet
 
@@ -72,6 +73,8 @@ def measured_links(devices: DeviceSet) -> Links | None:
         }
         if len(entry["devices"]) == len(wanted):
             together = Link(*entry["together"])
+        elif len(pairs) < math.comb(len(wanted), 2):
+            continue
         else:
             together = next(iter(pairs.values())) if len(wanted) == 2 else None
         return Links(pairs, together)
@@ -90,9 +93,9 @@ def keep_links(devices: DeviceSet, links: Links) -> Path:
         ],
         "together": [links.together.bandwidth, links.together.latency],
     }
-    others = [old for old in _read() if (old["machine"], old["devices"]) != (entry["machine"], entry["devices"])]
     path = links_file()
-    write_entries(path, FORMAT, [*others, entry][-KEPT:])
+    same = lambda old: (old["machine"], old["devices"]) == (entry["machine"], entry["devices"])  # noqa: E731
+    add_entry(path, FORMAT, entry, KEPT, _entry, same)
     return path
 
 
@@ -103,10 +106,30 @@ def links_file() -> Path:
 def _read() -> list[dict[str, Any]]:
     """Oldest first. A damaged file is as good as none."""
     try:
-        return read_entries(links_file(), FORMAT, lambda entry: {name: entry[name] for name in ENTRY})
+        return read_entries(links_file(), FORMAT, _entry)
     except ValueError as error:
         logging.info("xDiT: %s", error)
         return []
+
+
+def _entry(content: Any) -> dict[str, Any]:
+    """A measurement as keep_links writes it. Raises ValueError, KeyError or TypeError for anything else."""
+    entry = {name: content[name] for name in ENTRY}
+    names = entry["devices"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"devices are {names!r}")
+    for a, b, *link in entry["pairs"]:
+        if not (type(a) is type(b) is int and 0 <= a < b < len(names)):
+            raise ValueError(f"a link between devices {a!r} and {b!r} of {len(names)}")
+        _check_link(*link)
+    _check_link(*entry["together"])
+    return entry
+
+
+def _check_link(bandwidth: float, latency: float) -> None:
+    for value in (bandwidth, latency):
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise ValueError(f"a link of {bandwidth!r} bytes per second and {latency!r} seconds")
 
 
 def device_identities(devices: DeviceSet) -> list[str]:

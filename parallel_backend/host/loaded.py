@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import comfy.model_base
 
+from ..names import shown
 from ..recipe import ModelIdentity, Recipe
 
 _loaded: WeakKeyDictionary[comfy.model_base.BaseModel, ModelIdentity] = WeakKeyDictionary()
@@ -47,8 +48,9 @@ def identity_of(patcher: Any) -> ModelIdentity:
 def _changed(before: ModelIdentity, now: ModelIdentity) -> str:
     gone = [file.path for file in before.files if not os.path.exists(file.path)]
     if gone:
-        return f"{', '.join(gone)}, from which this MODEL was loaded, is gone: put it back, or choose another file"
-    different = ", ".join(file.path for file in before.files if file not in now.files) or before.title
+        names = ", ".join(map(shown, gone))
+        return f"{names}, from which this MODEL was loaded, is gone: put it back, or choose another file"
+    different = ", ".join(shown(file.path) for file in before.files if file not in now.files) or before.title
     return (
         f"{different} changed on disk after this MODEL was loaded from it. Queue the prompt again: an xDiT loader then"
         " reads it anew; for another loader first change one of its inputs"

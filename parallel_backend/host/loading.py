@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import comfy.utils
 
 from ..protocol import Prepared
 from .answers import Answers
-from .events import WeightsRead, emit
 from .memory import GIB
 
 
@@ -16,13 +16,15 @@ class LoadingBar:
     """ComfyUI's progress bar of the node that runs, while its ranks read the weights for `request`.
 
     It stands for the rank that is furthest behind, as the wait ends with that one. It moves with the ranks'
-    heartbeats, so what was read before the first of them shows no bar. `steps`: what the bar is for afterwards.
+    heartbeats, so what was read before the first of them shows no bar. `steps`: what the bar is for afterwards;
+    `moved` is called with each share (0 to 1) that it shows.
     """
 
-    def __init__(self, answers: Answers, request: int, steps: int):
+    def __init__(self, answers: Answers, request: int, steps: int, moved: Callable[[float], None] = lambda share: None):
         self._answers = answers
         self._request = request
         self._steps = steps
+        self._moved = moved
         self._bar: comfy.utils.ProgressBar | None = None
         self._shown: float | None = None
 
@@ -37,7 +39,7 @@ class LoadingBar:
         if share == self._shown:
             return
         self._shown = share
-        emit(WeightsRead(share))
+        self._moved(share)
         if self._bar is None:
             self._bar = comfy.utils.ProgressBar(slowest.of)
         self._bar.update_absolute(int(share * self._bar.total))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import sys
 import threading
 from collections.abc import Iterator
 
 import comfy.model_management
 
 from ..config import ConfigError
-from .devices import DeviceSet
+from .devices import DeviceSet, require_linux
 from .errors import GroupError
 from .events import prompt_id
 from .group import POLL_SECONDS, ProcessGroup
@@ -170,13 +169,6 @@ def _wait(done: threading.Event, what: str) -> None:
     logging.info("xDiT: waiting for %s", what)
     while not done.wait(POLL_SECONDS):
         comfy.model_management.throw_exception_if_processing_interrupted()
-
-
-def require_linux() -> None:
-    if not sys.platform.startswith("linux"):
-        raise ConfigError(
-            "xDiT for ComfyUI runs on Linux (WSL2 included); here its nodes are registered but cannot sample"
-        )
 
 
 manager = GroupManager()

@@ -127,7 +127,7 @@ class Preloads:
             except FAILURES as error:
                 if preload.wanted and not preload.start.abandoned:
                     logging.warning("xDiT: %s is not preloaded: %s", preload.identity.title, error)
-            except Exception:
+            except BaseException:  # of whatever a node left in its MODEL: the next preload needs this thread
                 logging.exception("xDiT: preloading %s", preload.identity.title)
             finally:
                 self._end(preload)
@@ -197,7 +197,6 @@ def _wait(group: ProcessGroup, preload: Preload, reading: Preparing) -> None:
             stopped = True
             group.send(Cancel(reading.number))
     group.send(Discard(reading.number))
-    group.phase("idle")
     group.held.measured(group.ask(stacks=False))
     if stopped and any(isinstance(end, Rejected) for end in reading.answers.ends.values()):
         return

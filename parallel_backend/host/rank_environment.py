@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..cache import cache_directory
+from .children import VARIABLE
 
 LOOPBACK = "lo"
 ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
@@ -18,6 +19,7 @@ def rank_environment(host: Mapping[str, str], threads: int) -> dict[str, str]:
     parallel training sets one) a stream that waits for another rank could hold up what that rank waits for.
     """
     environment = dict(host)
+    environment.pop(VARIABLE, None)
     for name in ALLOCATOR_VARIABLES:
         kept = [part for part in environment.pop(name, "").split(",") if part and "cudaMallocAsync" not in part]
         if kept:

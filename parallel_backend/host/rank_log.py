@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import fcntl
 import logging
 import os
 import threading
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import folder_paths
+
+from ..file_lock import locked
 
 KEPT_LINES = 200
 CLOSE_SECONDS = 1.0
@@ -90,11 +91,10 @@ def _open_alone(path: Path) -> BinaryIO | None:
     """The file, locked for as long as it is open; None while another process holds it."""
     file = open(path, "ab", buffering=0)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
+        if locked(file):
+            return file
     except BaseException:
         file.close()
         raise
-    return file
+    file.close()
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ..protocol import ForgetModels, FreeMemory
+from ..protocol import ForgetDegrees, ForgetModels, FreeMemory
 from .answers import Answers
 from .errors import GroupError
 from .group import ProcessGroup
@@ -31,8 +31,15 @@ def forget(group: ProcessGroup, keys: set[str]) -> None:
     group.held.forgotten(keys)
 
 
+def forget_degrees(group: ProcessGroup) -> None:
+    """All ranks give back what they hold for dividing work: process groups and buffers. Raises as `free` does."""
+    number = group.next_request()
+    _tell(group, number, ForgetDegrees(number))
+
+
 def _tell(group: ProcessGroup, number: int, message: Any) -> None:
     answers = Answers(group, number)
+    group.phase("freeing memory")
     group.send(message)
     deadline = time.monotonic() + RELEASE_SECONDS
     while not answers.complete():

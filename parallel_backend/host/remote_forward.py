@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_management
@@ -15,7 +16,8 @@ import torch
 from ..config import Degrees, ParallelConfig
 from ..outer_sample import call_outer_sample
 from ..protocol import Discard, Finished, Forward
-from ..transport.packing import unpack
+from ..sharding.modules import replaced
+from ..transport.packing import unpack_output
 from ..transport.pickling import CannotTravel, dumps
 from ..transport.returned import apply_changes
 from .changes import Changes
@@ -26,6 +28,8 @@ from .request import Request, collect, prepare
 
 # Ran on the host already, around the call that is sent.
 HOST_OPTIONS = ("wrappers", "callbacks", "multigpu_thread_pool")
+# What ComfyUI calls of a diffusion model beside its forward, and what needs weights.
+METHODS = ("preprocess_text_embeds",)
 
 
 def sample_here(
@@ -61,6 +65,7 @@ def sample_here(
             return call_outer_sample(executor, {**arguments, "callback": callback, "disable_pbar": disable_pbar})
     finally:
         if not group.closed:
+            group.phase("idle")
             group.send(Discard(request.number))
 
 
@@ -75,39 +80,52 @@ def _bare(patcher: Any) -> Any:
     return bare
 
 
+@dataclass
+class _Calls:
+    """Where the model calls of a run go. `device`: where what they give belongs; `said`: notes, each once."""
+
+    group: ProcessGroup
+    request: Request
+    graph: GraphDescribers
+    device: torch.device
+    said: set[str] = field(default_factory=set)
+
+
 @contextlib.contextmanager
 def _served(patcher: Any, group: ProcessGroup, request: Request, changes: Changes) -> Iterator[None]:
     """While it lasts, the diffusion model computes in the ranks. `_forward` is replaced where there is one: wrappers
     stay here.
     """
-    model, device = patcher.model.diffusion_model, patcher.load_device
-    name = "_forward" if hasattr(type(model), "_forward") else "forward"
-    signature = inspect.signature(getattr(type(model), name))
-    graph = GraphDescribers([patcher], changes)
-    notes = SimpleNamespace(seen=set())
+    model = patcher.model.diffusion_model
+    forward = "_forward" if hasattr(type(model), "_forward") else "forward"
+    methods = [name for name in METHODS if hasattr(type(model), name)]
+    calls = _Calls(group, request, GraphDescribers([patcher], changes), patcher.load_device)
+    with contextlib.ExitStack() as served:
+        for name in (forward, *methods):
+            method = "" if name == forward else name
+            remote = functools.partial(_remote, model, name, method, calls)
+            served.enter_context(replaced(model, name, remote))
+        yield
 
-    def remote(*args, **kwargs):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bound = _bind(signature, model, args, kwargs)
+
+def _remote(model: torch.nn.Module, name: str, method: str, calls: _Calls, /, *args, **kwargs):
+    """A call of the model, or of its `method`, by a rank of each group; what it gives."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    bound = _bind(inspect.signature(getattr(type(model), name)), model, args, kwargs)
+    if not method:
         bound["transformer_options"] = {
             key: value for key, value in (bound.get("transformer_options") or {}).items() if key not in HOST_OPTIONS
         }
-        finished, numbered = _call(group, request, bound, graph)
-        if any(message.cancelled for message in finished):
-            comfy.model_management.interrupt_current_processing(False)
-            raise comfy.model_management.InterruptProcessingException()
-        for note in finished[0].notes:
-            if note not in notes.seen:
-                notes.seen.add(note)
-                logging.info("xDiT: %s", note)
-        apply_changes(finished[0].changes, numbered, device)
-        return unpack(finished[0].result, device)
-
-    setattr(model, name, remote)
-    try:
-        yield
-    finally:
-        delattr(model, name)
+    finished, numbered = _call(calls, method, bound)
+    if any(message.cancelled for message in finished):
+        comfy.model_management.interrupt_current_processing(False)
+        raise comfy.model_management.InterruptProcessingException()
+    for note in finished[0].notes:
+        if note not in calls.said:
+            calls.said.add(note)
+            logging.info("xDiT: %s", note)
+    apply_changes(finished[0].changes, numbered, calls.device)
+    return unpack_output(finished[0].result, calls.device)
 
 
 def _bind(signature: inspect.Signature, model: torch.nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -120,16 +138,15 @@ def _bind(signature: inspect.Signature, model: torch.nn.Module, args: tuple, kwa
     return dict(bound)
 
 
-def _call(
-    group: ProcessGroup, request: Request, bound: dict[str, Any], graph: GraphDescribers
-) -> tuple[list[Finished], list[Any]]:
+def _call(calls: _Calls, method: str, bound: dict[str, Any]) -> tuple[list[Finished], list[Any]]:
     """How every rank ended this call, and the objects that went with it, as the ranks number them."""
+    group, request = calls.group, calls.request
     batch = group.blobs.batch(call=True)
     try:
-        stream = dumps(((), bound), batch, graph.describers())
+        stream = dumps(((), bound), batch, calls.graph.describers())
     except CannotTravel as error:
         raise RequestRefused(
             f"{error}; it is needed inside the model call, so this prompt cannot be sampled"
         ) from error
-    group.send(Forward(request.number, stream.data, group.send_blobs(batch)))
+    group.send(Forward(request.number, method, stream.data, stream.packs, group.send_blobs(batch)))
     return collect(group, request, lambda rank, message: None), stream.numbered

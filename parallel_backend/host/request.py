@@ -18,7 +18,7 @@ from .answers import Answers
 from .changes import Changes
 from .describe import GraphDescribers, patchers_of
 from .errors import OutOfMemory, RequestRefused
-from .events import StepsStarted, emit
+from .events import StepsStarted, WeightsRead, emit
 from .group import ProcessGroup
 from .loading import LoadingBar, what_was_read
 from .memory import shortage
@@ -45,7 +45,7 @@ def prepare(
     batch = group.blobs.batch(between=comfy.model_management.throw_exception_if_processing_interrupted)
     prepared = _send(group, kind, payload, degrees, config, batch, changes)
     number, answers = prepared.number, prepared.answers
-    loading = LoadingBar(answers, number, steps)
+    loading = LoadingBar(answers, number, steps, lambda share: emit(WeightsRead(share)))
     try:
         answers.wait(loading.look)
         prepared.check()
@@ -58,6 +58,7 @@ def prepare(
             group.send(Discard(number))
         raise
     group.held.loaded({key for key, _ in prepared.echo})
+    group.phase("sampling")
     group.send(Go(number))
     emit(StepsStarted())
     return Request(number, prepared.numbered)
@@ -115,7 +116,11 @@ def _send(
         raise error
     number = group.next_request()
     group.phase("loading the model")
-    forget = group.send_blobs(batch)
+    try:
+        forget = group.send_blobs(batch)
+    except BaseException:
+        group.phase("idle")
+        raise
     new_modules = {key: data for key, data in stream.modules.items() if key not in group.held_modules}
     group.held_modules = {*stream.modules, *keep}
     group.send(
@@ -124,7 +129,7 @@ def _send(
             kind,
             stream.data,
             new_modules,
-            stream.imports,
+            stream.packs,
             degrees,
             config.attention,
             config.compile == "on",
@@ -185,5 +190,4 @@ def collect(group: ProcessGroup, request: Request, on_message: Callable[[int, An
     group.phase("sampling")
     answers.wait()
     answers.raise_failure()
-    group.phase("idle")
     return [answers.ends[rank] for rank in sorted(answers.ends)]

@@ -10,6 +10,7 @@ import torch
 
 from ..sharding.plans import plan_for
 from .choose import Choice
+from .companions import companion_bytes
 from .fit import Footprint
 from .group import ProcessGroup
 
@@ -17,8 +18,8 @@ from .group import ProcessGroup
 def make_room(guider: Any, noise_shape: torch.Size, group: ProcessGroup, model: str, choice: Choice) -> None:
     """Unload ComfyUI's models from the ranks' GPUs as far as this run needs the memory. `model`: its identity key.
 
-    What the ranks hold must not be in ComfyUI's list of loaded models meanwhile. Where a rank holds the weights
-    already, only activations need room.
+    ControlNets and the like count with the weights. What the ranks hold must not be in ComfyUI's list of loaded models
+    meanwhile. Where a rank holds the weights already, only activations need room.
     """
     if group.devices.kind != "cuda":
         return
@@ -26,7 +27,7 @@ def make_room(guider: Any, noise_shape: torch.Size, group: ProcessGroup, model: 
     activations, _ = comfy.sampler_helpers.estimate_memory(patcher, list(noise_shape), guider.conds)
     activations += comfy.model_management.minimum_inference_memory()
     footprint = Footprint.of(patcher.model, plan_for(patcher.model.diffusion_model))
-    weights = footprint.on_a_rank(choice.weights, choice.degrees)
+    weights = footprint.on_a_rank(choice.weights, choice.degrees) + companion_bytes(guider)
     for rank, index in enumerate(group.devices.indices):
         held = group.held.weights(rank) if model in group.held.latest else 0
         needed = activations + max(0, weights - held)

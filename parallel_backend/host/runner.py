@@ -14,6 +14,7 @@ import tqdm
 
 from ..config import REPLICATE, ConfigError, Degrees, ParallelConfig
 from ..protocol import Finished, SampleRequest, Step
+from ..random_state import RandomState
 from ..sharding.guided_call import conditions_stay_together, rows_stay_together, weighs_conditions
 from ..sharding.kernel_choice import runs_torchs_kernel
 from ..sharding.node_attention import undividable_attention
@@ -23,10 +24,12 @@ from ..transport.packing import unpack
 from ..transport.pickling import CannotTravel
 from ..transport.returned import apply_changes
 from .benchmark_best import best_key, remembered_best
+from .callback import Answered, Shown, only_looks
 from .changes import Changes
 from .choose import Choice, Workload, choose, refusal
 from .compile_nodes import as_configured
 from .compiling import compile_wanted, count_sampled
+from .conditions import count_conditions
 from .devices import DeviceSet, resolve
 from .errors import OutOfMemory
 from .events import RunStarted, emit, observed, prompt_id
@@ -91,7 +94,8 @@ def _run(
     devices = resolve(config.devices)
     refuse_too_large(arguments["noise"], devices)
     changes = Changes.met_by_guider(guider)
-    work = workload(guider, arguments, devices, changes)
+    steered = callback is not None and not only_looks(callback)
+    work = workload(guider, arguments, devices, changes, steered)
     if degrees is None:  # what cannot be had is refused before anything starts
         with_weights(choose(config, devices.size, work), config, devices.size, work, None)
     group = manager.group(devices, config.may_leave_out)
@@ -118,12 +122,19 @@ def _run(
         sampling = _sample_request(guider, arguments, callback)
         request = prepare(group, "sample", sampling, choice.degrees, config, steps, changes)
     except CannotTravel as error:
-        logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks", error)
+        idle = _divides_nothing(choice.degrees)
+        logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks%s", error, idle)
         return _sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config, changes)
     logging.debug("xDiT: request prepared in %.3f s", time.monotonic() - started)
-    latent = _stream(group, request, patcher.load_device, callback, disable_pbar, steps)
+    latent = _stream(group, request, guider, callback, disable_pbar, steps)
     count_sampled(work, devices.kind, steps, compiled=config.compile == "on")
     return latent
+
+
+def _divides_nothing(degrees: Degrees) -> str:
+    """Of degrees, those that need the sampler in the ranks: what a model call is made of is decided in ComfyUI."""
+    idle = [f"{name} {getattr(degrees, name)}" for name in ("cfg", "batch") if getattr(degrees, name) > 1]
+    return f", where nothing is divided by {' and '.join(idle)}: every rank runs the whole call" if idle else ""
 
 
 def _choice(
@@ -148,22 +159,28 @@ def _sample_here(*run: Any) -> torch.Tensor:
         raise OutOfMemory(f"{error}. {ADVICE}", error.group_lives, final=True) from None
 
 
-def workload(guider: Any, arguments: dict[str, Any], devices: DeviceSet, changes: Changes) -> Workload:
-    """`arguments`: those of `guider.outer_sample`."""
+def workload(
+    guider: Any, arguments: dict[str, Any], devices: DeviceSet, changes: Changes, steered: bool = False
+) -> Workload:
+    """`arguments`: those of `guider.outer_sample`; `changes`: what it meets in ComfyUI's process; `steered`: whether a
+    callback may change the guider.
+    """
     options = guider.model_options.get("transformer_options", {})
     model = guider.model_patcher.model.diffusion_model
     plan = plan_for(model)
     shape = tuple(arguments["noise"].shape)
     call = (guider.model_patcher, guider.model_options, list(guider.conds.values()))
     rows = shape[0] if shape else 1
+    conditions = count_conditions(guider, arguments["sampler"], steered)
     return Workload.of(
         model,
-        count_conditions(guider),
+        conditions.expected,
         shape,
         together=weighs_conditions(*call),
         conditions_undivided=conditions_stay_together(*call, rows),
         rows_undivided=rows_stay_together(*call, rows),
         hook_lora=bool(guider.model_patcher.hook_patches),
+        most_conditions=conditions.most,
         steps=len(arguments["sigmas"]) - 1,
         undivided_blocks=replaced_blocks(options) or undividable_attention(options),
         ring_of_two=plan is not None and plan.ring_of_two and _kernel_is_ours(options) and devices.share_memory,
@@ -178,43 +195,38 @@ def _kernel_is_ours(options: dict[str, Any]) -> bool:
     return runs_torchs_kernel(options.get(OVERRIDE))
 
 
-def count_conditions(guider: Any) -> int:
-    """How many conditions one guided call evaluates: ComfyUI skips the negative one at cfg 1."""
-    conditions = len(guider.conds)
-    single = getattr(guider, "cfg", None) == 1.0 and not guider.model_options.get("disable_cfg1_optimization", False)
-    return 1 if single and set(guider.conds) <= {"positive", "negative"} else conditions
-
-
 def _sample_request(guider: Any, arguments: dict[str, Any], callback: Callable | None) -> SampleRequest:
-    device = guider.model_patcher.load_device
-    accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return SampleRequest(guider, {**arguments, "callback": callback is not None}, (torch.get_rng_state(), accelerator))
+    state = RandomState.take(guider.model_patcher.load_device)
+    answered = callback is not None and not only_looks(callback)
+    return SampleRequest(guider, {**arguments, "callback": callback is not None}, state, answered)
 
 
 def _stream(
     group: ProcessGroup,
     request: Request,
-    device: torch.device,
+    guider: Any,
     callback: Callable | None,
     disable_pbar: bool,
     steps: int,
 ) -> torch.Tensor:
+    device, shown = guider.model_patcher.load_device, None
+    if callback is not None:
+        looks = only_looks(callback)
+        shown = Shown(callback, device) if looks else Answered(callback, device, guider, group.send)
     with tqdm.tqdm(total=steps, disable=disable_pbar) as bar:
 
         def on_message(rank: int, message: Any) -> None:
             if isinstance(message, Step):
                 bar.update(message.step + 1 - bar.n)
-                callback(message.step, unpack(message.x0, device), unpack(message.x, device), message.total)
+                shown.step(message)
 
         finished = collect(group, request, on_message)
     _raise_if_cancelled(finished)
     for note in finished[0].notes:
         logging.info("xDiT: %s", note)
     apply_changes(finished[0].changes, request.numbered, device)
-    latent, rng, accelerator_rng = finished[0].result
-    torch.set_rng_state(unpack(rng))
-    if accelerator_rng is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(unpack(accelerator_rng), device)
+    latent, state = finished[0].result
+    state.restore(device)
     return unpack(latent, device)
 
 

@@ -60,7 +60,7 @@ class GroupStart:
             self.group = self._start_with_what_works()
         except GroupError as error:
             self.error = error
-        except Exception as error:
+        except BaseException as error:  # whoever waits needs a reason, whatever it is
             logging.exception("xDiT: starting %s", self.devices)
             self.error = GroupError(f"{self.devices} cannot be started: {type(error).__name__}: {error}")
         finally:
@@ -101,22 +101,29 @@ class GroupStart:
         failures: list[GroupError] = []
         for wait in waits:
             try:
-                group = ProcessGroup(devices, self._limits)
-                group.wait_until_ready(self._abandoned)
+                return self._ready(devices)
             except GroupError as error:
                 failures.append(error)
                 if self._abandoned.is_set() or wait is None or error.lasting:
                     break
                 logging.warning("xDiT: starting %s failed, next try in %g s: %s", devices, wait, error)
                 self._abandoned.wait(wait)
-            else:
-                return group
         ranks = {failure.rank for failure in failures}
         raise StartFailed(
             f"{devices} cannot be started, tried {len(failures)} time(s). First cause: {failures[0]}",
             ranks.pop() if len(ranks) == 1 else None,
             failures[-1].lasting,
         )
+
+    def _ready(self, devices: DeviceSet) -> ProcessGroup:
+        """A group that is ready; nothing of one that is not goes on. Raises GroupError."""
+        group = ProcessGroup(devices, self._limits)
+        try:
+            group.wait_until_ready(self._abandoned)
+        except BaseException:
+            group.kill()
+            raise
+        return group
 
 
 class StartFailed(GroupError):

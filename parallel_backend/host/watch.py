@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..protocol import SAMPLING, Heartbeat, Reading, Standing
+from ..protocol import LOADING, SAMPLING, Heartbeat, Reading, Standing
+from ..threads import watched_thread
 from .errors import GroupError
 from .limits import Limits
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 1.0
 LONGEST_TICK = 2.0
+SETTINGS = {SAMPLING: "XDIT_STALL_TIMEOUT", LOADING: "XDIT_LOADING_TIMEOUT"}
 
 
 class Watch:
@@ -32,9 +35,14 @@ class Watch:
         self._silent = [0.0] * size
         self._stalled = [0.0] * size
         self._seen: list[Heartbeat | None] = [None] * size
+        self._stall = {SAMPLING: limits.stall, LOADING: limits.loading}
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="xdit-watch", daemon=True).start()
+        watched_thread("xdit-watch", self._run, failed=self._failed)
+
+    def _failed(self, error: BaseException) -> None:
+        """Nobody looks after the ranks any more."""
+        self._group.lose(lambda: GroupError(f"the watch over the ranks ended: {type(error).__name__}: {error}"))
 
     def stop(self) -> None:
         self._ended.set()
@@ -69,13 +77,20 @@ class Watch:
                 self._silent[rank] += seconds
             self._heard[rank] = False
             beat, seen = self._beats[rank], self._seen[rank]
-            going = beat is None or beat.activity != SAMPLING or beat != seen
+            going = beat is None or beat.activity not in self._stall or beat != seen
             self._stalled[rank] = 0.0 if going else self._stalled[rank] + seconds
             self._seen[rank] = beat
         if max(self._silent) > self._limits.silence:
             self._report_silence(self._silent.index(max(self._silent)))
-        elif max(self._stalled) > self._limits.stall and not any(self._silent):  # a silent rank is its own cause
-            self._report_stall()
+        elif not any(self._silent):  # a silent rank is its own cause
+            late = {rank for rank in range(self._group.size) if self._stalled[rank] > self._limit(rank)}
+            if late:
+                self._report_stall(late)
+
+    def _limit(self, rank: int) -> float:
+        """How long this rank may make no progress with what it does."""
+        beat = self._beats[rank]
+        return self._stall[beat.activity] if beat is not None and beat.activity in self._stall else math.inf
 
     def _expected(self, rank: int) -> bool:
         """Heartbeats begin when a rank is up; before that only a stopped process counts as silent."""
@@ -91,15 +106,17 @@ class Watch:
             standing,
         )
 
-    def _report_stall(self) -> None:
+    def _report_stall(self, stalled: set[int]) -> None:
+        """The ranks in `stalled` are over the limit; the one to blame may be another one, for which they wait."""
         standing = self._group.ask(True)
-        late = [
+        behind = [
             rank for rank in sorted(standing) if any(is_behind(standing[rank], other) for other in standing.values())
         ]
-        rank = late[0] if late else self._stalled.index(max(self._stalled))
+        rank = behind[0] if behind else max(sorted(stalled), key=self._stalled.__getitem__)
+        activity = self._beats[min(stalled)].activity
         self._lose(
-            f"{self._group.name(rank)} has made no progress for {self._limits.stall:g} s while sampling."
-            " XDIT_STALL_TIMEOUT sets this limit.",
+            f"{self._group.name(rank)} has made no progress for {self._stall[activity]:g} s while {activity}."
+            f" {SETTINGS[activity]} sets this limit.",
             rank,
             standing,
         )

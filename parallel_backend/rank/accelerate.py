@@ -6,21 +6,23 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..protocol import Prepare
 from .mesh import Mesh
 
 
 @contextlib.contextmanager
-def accelerated(patchers: list[Any], mesh: Mesh, attention: str, note: Callable[[str], None]) -> Iterator[None]:
+def accelerated(patchers: list[Any], mesh: Mesh, options: Prepare, note: Callable[[str], None]) -> Iterator[None]:
     """The models of the request run compiled and as CUDA graphs, as far as they can, while the context lasts."""
     from ..compiled.accelerate import accelerate  # imports the compiler
 
     started = []
+    identity = (mesh.number, options.attention, options.settings)
     for patcher in patchers:
         model = patcher.model
         if not hasattr(model, "xdit_accelerated"):
             model.xdit_accelerated = accelerate(model.diffusion_model, getattr(model, "xdit_sharded", None))
         if model.xdit_accelerated is not None:
-            model.xdit_accelerated.start(note, (mesh.degrees, attention), _graphs_are_safe(patcher))
+            model.xdit_accelerated.start(note, identity, _graphs_are_safe(patcher))
             started.append(model.xdit_accelerated)
     try:
         yield

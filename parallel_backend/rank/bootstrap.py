@@ -36,8 +36,8 @@ def main() -> None:
     end_with_host(boot["host_pid"])
     with contextlib.suppress(OSError):  # a sandbox may forbid it
         give_way_to_host()
-    sys.path[:0] = [boot["comfy_root"]]
-    sys.path.remove(os.path.dirname(os.path.abspath(__file__)))
+    here = os.path.dirname(os.path.abspath(__file__))  # python puts it first, unless it is started with -P
+    sys.path[:] = [boot["comfy_root"], *(entry for entry in sys.path if entry != here)]
     sys.argv = [os.path.join(boot["comfy_root"], "main.py"), *boot["comfy_args"]]
 
     import torch

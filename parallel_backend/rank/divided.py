@@ -68,6 +68,7 @@ class DividedBlocks:
         self._follows: dict[Unit, Unit] = {}
         self._before: Unit | None = None
         self._group: dist.ProcessGroup | None = None
+        self._inside: Unit | None = None
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._hooks = [hook for unit in units for hook in self._hook(unit)]
 
@@ -157,6 +158,37 @@ class DividedBlocks:
         if self.wait_for is not None:
             self.wait_for(unit)
         self.gather(unit).show()
+        self._inside = unit
+
+    def open_parts(self) -> Callable[[], None]:
+        """From now on what lies inside a block can be called outside of it, too: the block is whole meanwhile. What it
+        gives ends that. For model calls with a node's code in them: step caches ask a block's first layers only.
+        """
+        hooks = [hook for unit in self.units for hook in self._hook_parts(unit)]
+
+        def close() -> None:
+            for hook in hooks:
+                hook.remove()
+
+        return close
+
+    def _hook_parts(self, unit: Unit):
+        called: list[torch.nn.Module] = []
+
+        def enter(module: torch.nn.Module, _) -> None:
+            if not torch.compiler.is_compiling() and self._inside is not unit:
+                called.append(module)
+                self._enter(unit)
+
+        def leave(module: torch.nn.Module, *_) -> None:
+            if not torch.compiler.is_compiling() and called and called[-1] is module:
+                called.pop()
+                self._leave(unit)
+
+        for module in unit.module.modules():
+            if module is not unit.module:
+                yield module.register_forward_pre_hook(enter, prepend=True)
+                yield module.register_forward_hook(leave, always_call=True)
 
     def gather(self, unit: Unit) -> Slot:
         """The whole of `unit`; the next one is on its way. Every rank of the group calls this for the same units."""
@@ -174,6 +206,8 @@ class DividedBlocks:
         return slot
 
     def _leave(self, unit: Unit) -> None:
+        if self._inside is unit:
+            self._inside = None
         for one, nothing in self._stand_ins[unit]:
             one.show(nothing)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..cache import cache_directory, read_entries, write_entries
+from ..cache import add_entry, cache_directory, read_entries
 
 FORMAT = 2
 KEPT = 1024  # choices; the oldest go first
@@ -79,9 +79,8 @@ class Fastest:
     def _remember(self, signature: str, kernel: str) -> None:
         self._known[signature] = kernel
         entry = [self._machine, signature, kernel]
-        others = [old for old in _entries(self._file) if old[:2] != entry[:2]]
         try:
-            write_entries(self._file, FORMAT, [*others, entry][-KEPT:])
+            add_entry(self._file, FORMAT, entry, KEPT, _entry, lambda old: old[:2] == entry[:2])
         except OSError as error:
             logging.debug("attention kernels are not remembered: %s", error)
 

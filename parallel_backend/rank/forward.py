@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from typing import Any
 
 import comfy.model_management
-import torch
 import torch.distributed as dist
 
 from ..protocol import Forward, Prepare
@@ -35,26 +35,31 @@ class ForwardServer:
             self._session = self._contexts.enter_context(sharded(reader.patchers, mesh, meshes))
             note = self._session.note
             if options.compile:
-                self._contexts.enter_context(accelerated(reader.patchers, mesh, options.attention, note))
+                self._contexts.enter_context(accelerated(reader.patchers, mesh, options, note))
             kernel = attention_kernel(options.attention, note)
             self._session.kernel_with_lse = self._contexts.enter_context(kernel)
             schedule = Schedule(options.patches, options.warmup_steps)
             self._contexts.enter_context(pipelined(reader.patchers, mesh, self._session, schedule, options.compile))
             reader.patchers[0].pre_run()
 
-    def call(self, message: Forward, cancelled: threading.Event) -> tuple[torch.Tensor | None, bytes, tuple[str, ...]]:
-        """The diffusion model's output for one call (rank 0's on every rank), what it changed in the objects that came
-        with the call, and the notes taken.
+    def call(self, message: Forward, cancelled: threading.Event) -> tuple[Any, bytes, tuple[str, ...]]:
+        """The diffusion model's output for one call, a tensor or several (rank 0's on every rank; None in a rank that
+        takes no part), what it changed in the objects that came with the call, and the notes taken.
         """
-        args, kwargs = self._reader.loads(message.stream, message.forget)
+        args, kwargs = self._reader.loads(message.stream, message.packs, message.forget)
         if not self._mesh.takes_part:
             return None, b"", ()
         self._reader.received.remember()
         Agreement(self._mesh.active, cancelled).stop_if_cancelled()
-        output = self._model.diffusion_model(*args, **kwargs)
+        model = self._model.diffusion_model
+        with message.settings.held():
+            output = getattr(model, message.method)(*args, **kwargs) if message.method else model(*args, **kwargs)
         if self._mesh.active is not None:
-            output = output.contiguous()
-            dist.broadcast(output, 0, group=self._mesh.active)
+            several = isinstance(output, list | tuple)
+            parts = [part.contiguous() for part in (output if several else [output])]
+            for part in parts:
+                dist.broadcast(part, 0, group=self._mesh.active)
+            output = parts if several else parts[0]
         changes, lost = self._reader.received.changes()
         return output, changes, (*self._session.notes, *lost)
 

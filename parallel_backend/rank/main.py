@@ -18,7 +18,9 @@ import comfy.model_management
 import torch
 import torch.distributed as dist
 
+from .. import folders
 from ..config import REPLICATE
+from ..names import printable
 from ..protocol import (
     IDLE,
     LOADING,
@@ -26,6 +28,7 @@ from ..protocol import (
     Discard,
     Failed,
     Finished,
+    ForgetDegrees,
     ForgetModels,
     Forward,
     FreeMemory,
@@ -43,9 +46,10 @@ from ..protocol import (
 )
 from ..sharding import counts
 from ..sharding.engine import ShardedModel
+from ..sharding.foreign_code import watch
 from ..sharding.peers import PeerFailed
 from ..sharding.plans import plan_for
-from ..transport.packing import pack
+from ..transport.packing import pack, pack_output
 from . import prompt_server
 from .forward import ForwardServer
 from .in_place import follow
@@ -59,8 +63,8 @@ from .pulse import Pulse, no_reading
 from .reader import RequestReader
 from .reading import RequestReading
 from .sampling import sample
-from .steps import StepSender
-from .store import ModelStore
+from .steps import AnsweredSteps, Steps, StepSender
+from .store import ModelNotLoaded, ModelStore
 from .weight_groups import WeightGroups
 from .weights import nothing
 
@@ -70,7 +74,8 @@ VERSIONS = ("torch", "xfuser", "diffusers", "safetensors", "cloudpickle")
 
 def run(boot: dict[str, Any]) -> None:
     logging.basicConfig(level=boot["log_level"], format=f"[rank {boot['rank']}] %(levelname)s %(message)s", force=True)
-    prompt_server.install()
+    prompt_server.install(boot["comfy_root"])
+    folders.take_over(boot["folders"])
     device = torch.device("cuda", boot["index"]) if boot["kind"] == "cuda" else torch.device("cpu")
     pulse = Pulse(device)
     link = HostLink(boot["descriptor"], pulse.standing)
@@ -96,9 +101,9 @@ class Rank:
         self._link = link
         self._pulse = pulse
         self._device = device
-        self._meshes = Meshes(device)
-        self._weight_groups = WeightGroups()
         models = ModelStore(device, attach_plan)
+        self._meshes = Meshes(device, models.forget_kernels)
+        self._weight_groups = WeightGroups(device)
         self._reader = RequestReader(device, models)
         pulse.resident = lambda: models.resident() + self._reader.modules.resident()
         self._prepared: tuple[Prepare, Any] | None = None
@@ -133,6 +138,8 @@ class Rank:
                 self._do(message.request, lambda: self._free_memory(message))
             case ForgetModels():
                 self._do(message.request, lambda: self._forget_models(message))
+            case ForgetDegrees():
+                self._do(message.request, self._forget_degrees)
 
     def _prepare(self, message: Prepare) -> None:
         self._pulse.activity = LOADING
@@ -151,6 +158,8 @@ class Rank:
                 if patcher.in_place is not None:
                     self._followed += follow(patcher, patcher.in_place)
         except Exception as error:
+            if isinstance(error, ModelNotLoaded):
+                stage, error = "load", error.__cause__
             self._end(message.request)
             self._link.send(Rejected(message.request, self._rank, stage, raised(error)))
             return
@@ -197,44 +206,44 @@ class Rank:
         self._end(message.request)
 
     def _sample(self, message: Prepare, request: SampleRequest, mesh) -> None:
-        wanted = request.arguments.pop("callback") and self._rank == 0
-        steps = StepSender(self._link, message.request, self._rank)
+        steps = self._steps(message, request) if request.arguments.pop("callback") and self._rank == 0 else None
         if self._rank == 0:
             self._reader.received.remember()
         try:
-            latent, notes = sample(
+            latent, random, notes = sample(
                 request,
                 self._reader.patchers,
                 mesh,
                 self._meshes,
                 message,
                 self._link.cancelled(message.request),
-                steps if wanted else None,
+                steps,
             )
         finally:
-            steps.finish()
+            if steps is not None:
+                steps.finish()
         if self._rank != 0:
             self._finish(message.request, notes=notes)
             return
         changes, lost = self._reader.received.changes()
-        self._finish(message.request, result=(pack(latent), *self._rng()), changes=changes, notes=(*notes, *lost))
+        self._finish(message.request, result=(pack(latent), random), changes=changes, notes=(*notes, *lost))
 
-    def _rng(self) -> tuple:
-        """The random state after sampling, CPU and accelerator, for ComfyUI to go on from."""
-        accelerator = pack(torch.cuda.get_rng_state()) if self._device.type == "cuda" else None
-        return pack(torch.get_rng_state()), accelerator
+    def _steps(self, message: Prepare, request: SampleRequest) -> Steps:
+        if request.answered:
+            return AnsweredSteps(self._link, message.request, self._rank, self._device)
+        return StepSender(self._link, message.request, self._rank)
 
     def _forward_call(self, message: Forward) -> None:
         cancelled = self._link.cancelled(message.request)
         self._pulse.sampling(cancelled)
         try:
             output, changes, notes = self._forward.call(message, cancelled)
+            result = pack_output(output) if self._rank == 0 else None
         except comfy.model_management.InterruptProcessingException:
             self._finish(message.request, cancelled=True)
         except Exception as error:
             self._fail(message.request, error)
         else:
-            result = pack(output) if self._rank == 0 else None
             self._finish(message.request, result=result, changes=changes, notes=notes)
 
     def _finish(self, request: int, **what: Any) -> None:
@@ -255,12 +264,18 @@ class Rank:
             self._finish(request)
 
     def _free_memory(self, message: FreeMemory) -> None:
+        if not message.caches_only:
+            self._forget_degrees()
         if self._rank not in message.ranks:
             return
         if not message.caches_only:
             comfy.model_management.free_memory(1e30, self._device)  # to ask about others would take memory there
             self._reader.modules.release()
         give_back()
+
+    def _forget_degrees(self) -> None:
+        self._meshes.release()
+        self._weight_groups.release()
 
     def _forget_models(self, message: ForgetModels) -> None:
         self._reader.models.forget(message.keys)
@@ -294,7 +309,8 @@ def raised(error: Exception) -> Raised:
     """`error`, which is being handled, for the host."""
     out_of_memory = is_out_of_memory(error)
     at = math.inf if isinstance(error, PeerFailed) else time.monotonic()  # never the first cause
-    return Raised(f"{type(error).__name__}: {error}", traceback.format_exc(), at, out_of_memory)
+    reason = printable(f"{type(error).__name__}: {error}")
+    return Raised(reason, printable(traceback.format_exc()), at, out_of_memory)
 
 
 def give_back() -> None:
@@ -311,7 +327,10 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def attach_plan(model: torch.nn.Module) -> None:
-    """Put the hooks of its architecture's plan on a freshly loaded model, if there is a plan."""
+    """Put the hooks of its architecture's plan on a freshly loaded model, if there is a plan; in any case it is watched
+    from now on.
+    """
+    watch(model.diffusion_model)
     plan = plan_for(model.diffusion_model)
     if plan is not None:
         model.xdit_sharded = ShardedModel(model.diffusion_model, plan)

@@ -1,13 +1,16 @@
-"""The process groups of each set of degrees, made once and kept: degrees change with the request, ranks do not."""
+"""The process groups of each set of degrees, made once and kept for a while: degrees change with the request."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
 
 from ..config import Degrees
+from ..sharding import process_groups
 from ..sharding.collectives import SequenceGroups, new_sequence_groups
 from ..sharding.direct_ring import DirectRing
 from ..sharding.peers import Peers, new_peers
@@ -15,14 +18,18 @@ from ..sharding.pipeline.pipe import Pipe, new_pipe
 from ..sharding.symmetric import SymmetricExchange
 from ..sharding.symmetric_buffers import reach_each_other
 
+MOST_MESHES = 4
+
 
 @dataclass(frozen=True)
 class Mesh:
     """One rank's place in a factorisation. Ranks count through cfg, batch, pipefusion, ring, ulysses, the last fastest.
 
-    `active` holds every rank that takes part; ranks beyond sit the request out (`sp` is None there).
+    `active` holds every rank that takes part; ranks beyond sit the request out (`sp` is None there). `number`: no other
+    mesh of this process has it, also none of the same degrees that was made later.
     """
 
+    number: int
     degrees: Degrees
     active: dist.ProcessGroup | None
     sp: SequenceGroups | None
@@ -45,16 +52,42 @@ def written_directly(sp: SequenceGroups, device: torch.device) -> SequenceGroups
 
 
 class Meshes:
-    def __init__(self, device: torch.device):
+    """At most MOST_MESHES of them, the latest used. `before_release()` is called before one is given back: CUDA graphs
+    may hold its buffers, and end before the groups whose collectives they captured.
+    """
+
+    def __init__(self, device: torch.device, before_release: Callable[[], None]):
         self._device = device
-        self._meshes: dict[Degrees, Mesh] = {}
+        self._before_release = before_release
+        self._made = 0
+        self._meshes: OrderedDict[Degrees, tuple[Mesh, list[dist.ProcessGroup]]] = OrderedDict()
         self._usp: dict[Degrees, object] = {}
 
     def get(self, degrees: Degrees) -> Mesh:
-        """The mesh of `degrees`; at its first use a collective call of all ranks of the world."""
+        """The mesh of `degrees`; where it is not at hand a collective call of all ranks of the world."""
         if degrees not in self._meshes:
-            self._meshes[degrees] = self._make(degrees)
-        return self._meshes[degrees]
+            while len(self._meshes) >= MOST_MESHES:
+                self._release(next(iter(self._meshes)))
+            with process_groups.made() as groups:
+                self._meshes[degrees] = self._make(degrees), groups
+        self._meshes.move_to_end(degrees)
+        return self._meshes[degrees][0]
+
+    def release(self) -> None:
+        """Give back every mesh: process groups and the memory that ranks share for their exchanges. A collective call
+        of all ranks of the world, between requests.
+        """
+        for degrees in list(self._meshes):
+            self._release(degrees)
+
+    def _release(self, degrees: Degrees) -> None:
+        self._before_release()
+        mesh, groups = self._meshes.pop(degrees)
+        self._usp.pop(degrees, None)
+        if mesh.pipe is not None:
+            mesh.pipe.mailboxes.close()
+        del mesh
+        process_groups.destroy(groups, self._device)
 
     def _make(self, degrees: Degrees) -> Mesh:
         total, sequence = degrees.ranks, degrees.sequence
@@ -63,7 +96,9 @@ class Meshes:
         sp = new_sequence_groups(sets, degrees.ulysses, degrees.ring)
         if sp is not None and self._device.type == "cuda":
             sp = written_directly(sp, self._device)
+        self._made += 1
         return Mesh(
+            self._made,
             degrees,
             active=dist.new_group(range(total)) if total > 1 else None,
             sp=sp,

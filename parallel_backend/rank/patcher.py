@@ -68,10 +68,14 @@ class RankModelPatcher(comfy.model_patcher.ModelPatcher):
     def detach(self, unpatch_all=True):
         model = super().detach(unpatch_all)
         if unpatch_all:
-            if (accelerated := getattr(self.model, "xdit_accelerated", None)) is not None:
-                accelerated.drop()
-            if (sharded := getattr(self.model, "xdit_sharded", None)) is not None:
-                sharded.pipeline_memory.clear()
+            self.forget_kernels()
             self._weights.release()
             self.model.device = self.offload_device
         return model
+
+    def forget_kernels(self) -> None:
+        """Drop the model's CUDA graphs and what PipeFusion keeps of it from one run to the next."""
+        if (accelerated := getattr(self.model, "xdit_accelerated", None)) is not None:
+            accelerated.drop()
+        if (sharded := getattr(self.model, "xdit_sharded", None)) is not None:
+            sharded.pipeline_memory.clear()

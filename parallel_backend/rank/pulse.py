@@ -13,6 +13,7 @@ import torch
 
 from ..protocol import IDLE, LOADING, SAMPLING, Ask, Heartbeat, Memory, Reading, Standing
 from ..sharding import counts
+from ..threads import vital_thread
 from ..transport.channel import ChannelClosed
 from .cancel import CancelFlag
 
@@ -42,7 +43,7 @@ class Pulse:
 
     def beat(self, send: Callable[[Any], None]) -> None:
         """Send heartbeats in the background from now on, until the channel is closed."""
-        threading.Thread(target=self._beat, args=(send,), name="xdit-heartbeat", daemon=True).start()
+        vital_thread("xdit-heartbeat", self._beat, send)
 
     def stop(self) -> None:
         """No further heartbeat, and nobody looks at the process groups from now on: they are about to end."""

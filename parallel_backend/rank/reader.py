@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import io
 import pickle
-import sys
+from collections.abc import Mapping
 from typing import Any
 
 import comfy.utils
@@ -17,8 +17,26 @@ from ..transport import restore
 from ..transport.blobs import BlobCache
 from ..transport.returned import Received
 from .in_place import as_object_patches
+from .packs import PackImportFailed, import_packs
 from .replacements import Replacements
 from .store import ModelStore, ModuleStore
+
+INFRASTRUCTURE = ("_io", "_thread", "builtins", "cloudpickle", "collections", "copyreg", "torch", "types")
+
+
+class Unreadable(RuntimeError):
+    """An object of a request cannot be rebuilt here; the message names the last one begun, and its module."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows what it rebuilds: `latest`, a class or function of ComfyUI's or a node pack's."""
+
+    latest = "an object of the request"
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] not in INFRASTRUCTURE and module != restore.__name__:
+            self.latest = f"{name} of {module}"
+        return super().find_class(module, name)
 
 
 class RequestReader:
@@ -41,15 +59,14 @@ class RequestReader:
     def read(self, message: Prepare) -> Any:
         """The request's objects. Raises whatever keeps them from being rebuilt."""
         self.modules.offer(message.modules, message.keep_modules)
-        for name, (file, package) in reversed(message.imports.items()):
-            import_by_path(name, file, package)
+        import_packs(message.packs)
         self._replacements.begin()
         return self.read_again(message)
 
     def read_again(self, message: Prepare) -> Any:
         """New objects of the same request. Parameters of models among them are those that the models have now."""
         self.echo, self.patchers, self._identities = [], [], {}
-        carried = self.loads(message.stream, message.forget)
+        carried = self.loads(message.stream, message.packs, message.forget)
         self._replacements.apply(carried)
         return carried.payload
 
@@ -58,12 +75,18 @@ class RequestReader:
         self._replacements.end()
         self.patchers = []
 
-    def loads(self, stream: bytes, forget: list[bytes]) -> Any:
-        """What `stream` holds; blobs that it no longer names (`forget`) are let go."""
+    def loads(self, stream: bytes, packs: Mapping[str, str], forget: list[bytes]) -> Any:
+        """What `stream` holds, read with `packs` imported; blobs that it no longer names (`forget`) are let go."""
         self.received = Received()
+        unpickler = _Unpickler(io.BytesIO(stream))
         try:
+            import_packs(packs)
             with restore.reading(self):
-                return pickle.loads(stream)[0]
+                return unpickler.load()[0]
+        except (ImportError, AttributeError, TypeError, LookupError, ValueError) as error:
+            if isinstance(error, PackImportFailed):
+                raise
+            raise Unreadable(f"{unpickler.latest}: {type(error).__name__}: {error}") from error
         finally:  # the host counts on it, whether the stream could be read or not
             self._blobs.forget(forget)
 
@@ -109,19 +132,3 @@ class RequestReader:
         for name, value in hidden.items():
             setattr(clone.hidden, name, value)
         return lock_class(clone)
-
-
-def import_by_path(name: str, file: str, package: bool) -> None:
-    """Import `file` under the name that ComfyUI gave it, so that classes are the same objects for pickle."""
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(
-        name, file, submodule_search_locations=[file.rpartition("/")[0]] if package else None
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise

@@ -13,6 +13,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 
 from ..outer_sample import call_outer_sample
 from ..protocol import Prepare, SampleRequest
+from ..random_state import RandomState
 from ..sharding.batch import BatchParallel
 from ..sharding.cfg import CfgParallel
 from ..sharding.engine import ShardedModel
@@ -25,6 +26,7 @@ from .agreement import Agreement
 from .kernels import attention_kernel
 from .lock_step import LockStep, in_lock_step
 from .mesh import Mesh, Meshes
+from .steps import Steps
 
 
 @contextlib.contextmanager
@@ -70,15 +72,15 @@ def sample(
     meshes: Meshes,
     options: Prepare,
     cancelled: threading.Event,
-    on_step: Callable[[int, torch.Tensor, torch.Tensor, int], None] | None,
-) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """The sampled latent (as `guider.outer_sample` returns it) and the notes taken.
+    steps: Steps | None,
+) -> tuple[torch.Tensor, RandomState, tuple[str, ...]]:
+    """The sampled latent (as `guider.outer_sample` returns it; only rank 0's counts), the random state after it, and
+    the notes taken. `steps`: tells the host of each, on the rank that does.
 
     Raises InterruptProcessingException on all ranks at the same step boundary when cancelled.
     """
     guider = request.guider
-    agreement = Agreement(mesh.active, cancelled)
-    _put_first(guider.model_options, WrappersMP.PREDICT_NOISE, [agreement])
+    device = comfy.model_management.get_torch_device()
     executor = WrapperExecutor.new_class_executor(
         guider.outer_sample,
         guider,
@@ -87,20 +89,29 @@ def sample(
     schedule = Schedule(
         options.patches, options.warmup_steps, len(request.arguments["sigmas"]) - 1, exact_because(guider.model_options)
     )
+    models = list({id(patcher.model): patcher.model for patcher in patchers}.values())
+    agreement = Agreement(mesh.active, cancelled, guider, models, schedule)
+    _put_first(guider.model_options, WrappersMP.PREDICT_NOISE, [agreement.guided])
+    _put_first(guider.model_options, WrappersMP.SAMPLER_SAMPLE, [agreement.sampler])
+    on_step = steps.callback(agreement) if steps is not None else None
     arguments = {**request.arguments, "callback": _counting(schedule, on_step), "disable_pbar": True}
     with contextlib.ExitStack() as contexts:
+        contexts.enter_context(options.settings.held())
         session = contexts.enter_context(sharded(patchers, mesh, meshes))
         session.kernel_with_lse = contexts.enter_context(attention_kernel(options.attention, session.note))
         contexts.enter_context(_agreed_memory(patchers, mesh))
         if options.compile:
-            contexts.enter_context(accelerated(patchers, mesh, options.attention, session.note))
+            contexts.enter_context(accelerated(patchers, mesh, options, session.note))
         contexts.enter_context(pipelined(patchers, mesh, session, schedule, options.compile))
         lock_step = contexts.enter_context(in_lock_step(patchers, mesh))
-        _put_first(guider.model_options, WrappersMP.CALC_COND_BATCH, dividers(mesh, session.note, lock_step))
-        _restore_rng(request.rng)
+        conditions = [agreement.conditions, *dividers(mesh, session.note, lock_step)]
+        _put_first(guider.model_options, WrappersMP.CALC_COND_BATCH, conditions)
+        contexts.enter_context(agreement.around_models())
+        request.random.restore(device)
         agreement.stop_if_cancelled()
-        latent = call_outer_sample(executor.execute, arguments)
-    return latent, tuple(session.notes)
+        latent = agreement.run(lambda: call_outer_sample(executor.execute, arguments))
+        random = RandomState.take(device)
+    return latent, random, tuple(session.notes)
 
 
 def exact_because(model_options: dict[str, Any]) -> str:
@@ -153,10 +164,3 @@ def _agreed_memory(patchers: list[Any], mesh: Mesh) -> Iterator[None]:
     finally:
         for patcher in patchers:
             del patcher.get_free_memory
-
-
-def _restore_rng(rng: tuple[torch.Tensor, torch.Tensor | None]) -> None:
-    cpu, accelerator = rng
-    torch.set_rng_state(cpu)
-    if accelerator is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(accelerator)

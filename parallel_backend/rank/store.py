@@ -20,6 +20,10 @@ class StaleIdentity(RuntimeError):
     """The files changed after the host looked at them."""
 
 
+class ModelNotLoaded(RuntimeError):
+    """A model cannot be loaded in this rank; `__cause__` is what its loader raised, or StaleIdentity."""
+
+
 class ModelStore:
     def __init__(self, device: torch.device, on_load: Callable[[torch.nn.Module], None]):
         self._device = device
@@ -29,8 +33,14 @@ class ModelStore:
     def base(self, identity: ModelIdentity) -> RankModelPatcher:
         """The patcher of the model with `identity` from which those of requests are cloned.
 
-        Raises StaleIdentity when the file is not the one the host named, and what loading raises.
+        Raises ModelNotLoaded: the file is not the one the host named, or its loader raised.
         """
+        try:
+            return self._base(identity)
+        except Exception as error:
+            raise ModelNotLoaded(f"{identity.title} cannot be loaded: {error}") from error
+
+    def _base(self, identity: ModelIdentity) -> RankModelPatcher:
         now = identity.recipe.identity()
         if now.key != identity.key:
             raise StaleIdentity(f"{identity.title} changed on disk while this prompt was being queued; queue it again")
@@ -55,6 +65,13 @@ class ModelStore:
             if key in self._models:
                 _, patcher = self._models.pop(key)
                 comfy.model_management.unload_model_and_clones(patcher)
+
+    def forget_kernels(self) -> None:
+        """Drop what was recorded for a model beside its weights (CUDA graphs, a pipeline's memory): it refers to
+        process groups and their buffers.
+        """
+        for _, patcher in self._models.values():
+            patcher.forget_kernels()
 
     def _drop_stale(self, identity: ModelIdentity) -> None:
         """Forget models made by the same recipe from files that are no longer those."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.distributed as dist
 
+from ..sharding.foreign_code import watch
 from ..stored import stored_parameters
 from .divided import DividedBlocks
 from .placement import REPLICATED, Held, Placement
@@ -38,6 +39,8 @@ class Weights:
         self.between: Callable[[], None] = nothing
         self.patched: set[str] = set()
         self._outdated: set[str] = set()
+        self._calls = contextlib.ExitStack()
+        self._parts: Callable[[], None] = nothing
         self.place(REPLICATED)
 
     def place(self, placement: Placement) -> None:
@@ -187,11 +190,23 @@ class Weights:
         """The model runs from now on, on all ranks of `group`, over which its blocks are divided."""
         if self.blocks is not None:
             self.blocks.start(group)
+            model = self._model.diffusion_model
+            self._calls.callback(model.register_forward_pre_hook(self._before_call).remove)
+            self._calls.callback(model.register_forward_hook(self._after_call, always_call=True).remove)
 
     def stop(self) -> None:
+        self._calls.close()
         if self.blocks is not None:
             self.blocks.stop()
 
+    def _before_call(self, model: torch.nn.Module, _) -> None:
+        if watch(model).found:
+            self._parts = self.blocks.open_parts()
+
+    def _after_call(self, *_) -> None:
+        parts, self._parts = self._parts, nothing
+        parts()
+
 
 def nothing() -> None:
-    """What is done between two parameters unless somebody wants more."""
+    """What is done where nobody wants more."""

@@ -71,6 +71,14 @@ class ShardedAttention(InOptions):
         )  # fmt: skip
         return out.unflatten(2, (heads, -1)).transpose(1, 2) if split_output else out
 
+    def with_whole_queries(self, *args, **options) -> torch.Tensor:
+        """The same for queries that every rank has whole, while their keys are split."""
+        before, self._call.whole_queries = self._call.whole_queries, True
+        try:
+            return self(*args, **options)
+        finally:
+            self._call.whole_queries = before
+
     def announce(self, k: torch.Tensor, v: torch.Tensor) -> None:
         """The next call will be with these keys and values [B, h, l, D]: their exchange may begin."""
         call = self._call

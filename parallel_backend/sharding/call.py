@@ -16,6 +16,7 @@ from .layout import Layout, Segments
 from .patches import Mode
 from .pipeline.keys_values import ConditionCache
 from .plan import GRID, Blocks, Plan
+from .reach import Reach
 from .ring import Announced
 from .session import Session
 
@@ -23,9 +24,14 @@ if TYPE_CHECKING:
     from .pipeline.pipelined import PipelinedModel
 
 
+class LengthsUnknown(ShardingError):
+    """Blocks that take several segments in one tensor were called before those that tell how long each is."""
+
+
 class Call:
     """One model call: how its tokens are laid out, and whether they are split right now.
 
+    `reach`: what foreign code sees of it.
     `whole`: the rest of the call is not divided; `inside`: the Blocks whose block runs now; `suspended`: a submodule
     with local attention runs inside it;
     `split_queries`: attention is local in it, but its queries are this rank's share;
@@ -35,9 +41,12 @@ class Call:
     their way. `node_attention`: the name of a node's own attention, "" without one.
     """
 
-    def __init__(self, session: Session, mode: Mode, pipeline: PipelinedModel | None = None):
+    def __init__(
+        self, session: Session, mode: Mode, pipeline: PipelinedModel | None = None, reach: Reach | None = None
+    ):
         self.session = session
         self.mode = mode
+        self.reach = reach if reach is not None else Reach()
         self.pipeline = pipeline
         self.cache: ConditionCache | None = None
         self.made: list[torch.Tensor] = []
@@ -120,13 +129,18 @@ class Call:
             if isinstance(argument, Tokens | Grid) and bound.get(name) is not None:
                 for segment in argument.segments[1:]:
                     if segment not in known:
-                        raise ShardingError(
+                        raise LengthsUnknown(
                             f"{plan.model}: the first blocks that ran are {blocks.path}, whose {name} holds"
                             f" {argument.segments} in one; their lengths are not known there"
                         )
                     lengths[segment] = known[segment]
-                rest = sum(known[segment] for segment in argument.segments[1:])
-                lengths[argument.segments[0]] = argument.count(bound[name]) - rest
+                first, others = argument.segments[0], argument.segments[1:]
+                lengths[first] = argument.count(bound[name]) - sum(known[segment] for segment in others)
+                if others and known.get(first, lengths[first]) != lengths[first]:
+                    raise LengthsUnknown(
+                        f"{plan.model}: {first} has {lengths[first]} tokens in {name} of {blocks.path}, and"
+                        f" {known[first]} before"
+                    )
         sp, (patch, patches) = self.session.sp, self.patch
         comes_out = plan.gathers[-1].segments if plan.gathers else ()
         ordered = sorted((lengths or known).items(), key=lambda item: item[0] in comes_out)

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .attention import ShardedAttention, route_global
-from .call import Call
+from .block_paths import hooked_blocks
+from .call import Call, LengthsUnknown
 from .errors import ShardingError
+from .foreign_code import ForeignCode, watch
 from .inner_patches import wrap_inner
 from .modulations import DividedModulations
 from .modules import argument_names, bind, blocks_at, check_arguments, module_at
+from .options_read import keys_read
 from .patches import OVERRIDE, Mode, mode_for
 from .plan import Blocks, Gather, Plan, Undivided
+from .reach import Reach, reach_of
 from .residuals import shard_residuals
 from .session import Session
 
@@ -44,7 +48,13 @@ class ShardedModel:
         self.pipeline: PipelinedModel | None = None
         self.pipeline_memory: dict[Hashable, Memory] = {}  # kept from the last request
         self.call: Call | None = None
+        self._watch = watch(model)  # its hook comes first
+        self._reach: tuple[tuple[ForeignCode, ...], Reach] = ((), Reach())
         self._names = argument_names(model)
+        self._blocks = hooked_blocks(model, plan)
+        self._path_of = {block: path for path, block in self._blocks.items()}
+        self._keys = {type(block): keys_read(block) for block in self._blocks.values()}
+        self._exchanged: set[type] = set()  # blocks of these classes were seen to pass the exchange
         self._modulations = DividedModulations(model, plan)
         model.register_forward_pre_hook(self._begin, with_kwargs=True)
         model.register_forward_hook(self._end, always_call=True)
@@ -112,7 +122,7 @@ class ShardedModel:
             self.call.split_queries = split_queries
 
     def _whole_queries(self, whole: bool) -> None:
-        if self.call is not None:
+        if not torch.compiler.is_compiling() and self.call is not None:
             self.call.whole_queries = whole
 
     def situation(self) -> Hashable | None:
@@ -132,12 +142,20 @@ class ShardedModel:
             return None
         options = kwargs.get("transformer_options") or {}
         mode, reason = mode_for(self.plan, options, bind(self._names, args, kwargs))
+        reach = self.reach()
+        if mode is not Mode.WHOLE and (why := self._needs_all(reach, options)):
+            mode, reason = Mode.WHOLE, why
+        if self.pipeline is not None and reach:
+            self.pipeline.refuse(reach)
         if mode is Mode.WHOLE:
             if self.pipeline is not None:
                 self.pipeline.begin(None, options, ())
             self.session.note(f"{reason}; this model call runs unsharded on every rank")
             return None
-        self.call = Call(self.session, self.session.mode or mode, self.pipeline)
+        for line in reach.lines:
+            self.session.note(f"{line} may look at all tokens, so they are whole between blocks, and in blocks with it")
+        mode = Mode.BLOCK if reach else self.session.mode or mode
+        self.call = Call(self.session, mode, self.pipeline, reach)
         if self.pipeline is not None:
             self.pipeline.begin(self.call, options, (args, kwargs))
         logging.debug("xDiT: %s in %s mode", self.plan.model, self.call.mode.value)
@@ -150,13 +168,41 @@ class ShardedModel:
             kwargs["control"] = shard_residuals(kwargs["control"], self.plan.residuals, self.call)
         return args, kwargs
 
+    def reach(self) -> Reach:
+        """What the foreign code in the model, as it is at the model call in progress, can see."""
+        found = self._watch.found
+        if self._reach[0] is not found:
+            self._reach = found, reach_of(found, self._blocks)
+        return self._reach[1]
+
+    def _needs_all(self, reach: Reach, options: dict[str, Any]) -> str:
+        """Why no block of this model call may be divided, or ""."""
+        if reach.blocks >= self._blocks.keys():
+            return f"{reach.lines[0]} may look at all tokens in every block"
+        for kind, keys in self._keys.items():
+            if kind not in self._exchanged and (given := keys & options.keys()):
+                # They may leave its attention out, and then nothing tells that from a plan that does not match.
+                return f"{kind.__qualname__} reads {min(given)!r} of transformer_options and was not yet seen to attend"
+        return ""
+
     def _end(self, model, args, output):
         call, self.call = self.call, None
         self._modulations.end_call()
+        if not self.whole_weights and (reach := self.reach()):
+            self._refuse_missing_weights(reach, output)
         if call is not None and call.sharded:
             raise ShardingError(
                 f"{self.plan.model}: the tokens were split but never gathered; this version of ComfyUI does not match"
                 " the plan. Set strategy to manual with all degrees 1 and report it"
+            )
+
+    def _refuse_missing_weights(self, reach: Reach, output: Any) -> None:
+        """Weights of blocks are whole while these run, and NaN before and after."""
+        outputs = output if isinstance(output, tuple | list) else (output,)
+        if any(bool(value.isnan().any()) for value in outputs if isinstance(value, torch.Tensor)):
+            raise ShardingError(
+                f"{reach.lines[0]} uses parts of a block outside of it, where the block's weights are divided"
+                " over devices: set weights to replicate"
             )
 
     def _enter_block(self, blocks: Blocks, names: tuple[str, ...]) -> Callable:
@@ -166,10 +212,20 @@ class ShardedModel:
             call = self.call
             if call is None or call.whole or (call.patch[1] > 1 and blocks.path not in self.plan.stages):
                 return None
+            if call.reach and self._path_of[block] in call.reach.blocks:
+                return None
             bound = bind(names, args, kwargs)
             if "**" in names:
                 check_arguments(self.plan.model, blocks.path, blocks.arguments, tuple(bound))
-            call.enter(self.plan, blocks, bound)
+            try:
+                call.enter(self.plan, blocks, bound)
+            except LengthsUnknown as error:
+                if not call.reach.around:
+                    raise
+                self.session.note(f"{call.reach.lines[0]} calls blocks in another way; every rank runs them whole")
+                logging.debug("xDiT: %s", error)
+                call.whole = True
+                return None
             if not call.sharded and call.leaves_a_rank_empty(blocks, bound):
                 self.session.note(f"{blocks.path}: fewer tokens than ranks; every rank runs them whole")
                 call.whole = True
@@ -199,7 +255,9 @@ class ShardedModel:
             if call is None or call.inside is None:
                 return None
             call.inside = None
-            if call.attention_calls == 0:
+            if call.attention_calls > 0:
+                self._exchanged.add(type(block))
+            elif type(block) not in self._exchanged:
                 raise ShardingError(
                     f"{self.plan.model}: no attention of {blocks.path} passed the exchange, so its tokens would see"
                     " only this rank's share; this version of ComfyUI does not match the plan"

@@ -53,7 +53,11 @@ def argument_names(module: torch.nn.Module, signature: str = "") -> tuple[str, .
 
     "**" among them: there are more, passed by name and seen only when it is called.
     """
-    function = function_at(signature) if signature else module.forward
+    return parameter_names(function_at(signature) if signature else module.forward)
+
+
+def parameter_names(function: Callable) -> tuple[str, ...]:
+    """The parameters of a function; "**" stands for those that are passed by name and not listed."""
     parameters = inspect.signature(function).parameters.values()
     return tuple("**" if item.kind is item.VAR_KEYWORD else item.name for item in parameters)
 

@@ -1,8 +1,9 @@
 """Tensors by content: each distinct run of bytes crosses to the ranks once, in shared memory, and never again.
 
-The host hashes a tensor's bytes (BLAKE3), puts those the ranks do not hold into one anonymous memory file (memfd, so
-the size of /dev/shm does not matter) and passes its descriptor over each rank's channel. Ranks map it privately: one
-physical copy for all of them.
+The host hashes a tensor's bytes (BLAKE3), puts those the ranks do not hold into anonymous memory files (memfd, so the
+size of /dev/shm does not matter) and passes their descriptors over each rank's channel. Ranks map them privately: one
+physical copy for all of them. The memory of a file is free again once no rank holds any blob of it, so large requests
+are spread over several files.
 """
 
 from __future__ import annotations
@@ -14,19 +15,29 @@ from dataclasses import dataclass, field
 
 import blake3
 import torch
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ..memory_file import new_memory_file
 
 ALIGNMENT = 64
 INLINE_LIMIT = 64 * 1024
 KEEP_FOR_REQUESTS = 8
+ARENA_BYTES, MOST_ARENAS = 64 * 1024 * 1024, 32  # each arena costs the host a descriptor for each rank
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of `tensor` in row-major order, copied to the CPU first where they lie elsewhere."""
     flat = tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous().reshape(-1)
     return memoryview(flat.view(torch.uint8).numpy())
+
+
+def digest(tensor: torch.Tensor) -> bytes:
+    """BLAKE3 of the bytes of `tensor`, by all cores.
+
+    It is computed for each request anew, also for weights: ComfyUI makes its tensors under inference_mode, where they
+    have no version counter, and what is written through `.data` or numpy counts in none. Nothing but the bytes tells a
+    LoRA that was scaled in place.
+    """
+    return blake3.blake3(tensor_bytes(tensor), max_threads=blake3.blake3.AUTO).digest()
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class Span:
 
 @dataclass
 class Arena:
-    """New blobs of one request: `descriptor` is a memfd of `size` bytes holding `spans`."""
+    """New blobs of a request, all or some: `descriptor` is a memfd of `size` bytes holding `spans`."""
 
     descriptor: int
     size: int
@@ -59,7 +70,6 @@ class BlobSender:
     """
 
     _held: dict[bytes, tuple[int, bool]] = field(default_factory=dict)
-    _digests: WeakIdKeyDictionary = field(default_factory=WeakIdKeyDictionary)
     _requests: int = 0
     _calls: int = 0
 
@@ -70,19 +80,6 @@ class BlobSender:
         self._calls += 1
         self._requests += not call
         return BlobBatch(self, between)
-
-    def digest(self, tensor: torch.Tensor, data: memoryview | None, stable: bool) -> bytes:
-        """BLAKE3 of the content. For a `stable` tensor (a weight) it is remembered while the tensor lives unchanged."""
-        version = 0 if tensor.is_inference() else tensor._version
-        if stable:
-            remembered = self._digests.get(tensor)
-            if remembered is not None and remembered[1] == version:
-                return remembered[0]
-        data = tensor_bytes(tensor) if data is None else data
-        digest = blake3.blake3(data, max_threads=blake3.blake3.AUTO).digest()
-        if stable:
-            self._digests[tensor] = (digest, version)
-        return digest
 
     def commit(self, used: dict[bytes, bool]) -> list[bytes]:
         """The ranks took a request that names `used` (digest → is a weight); returns what they may forget now."""
@@ -102,7 +99,7 @@ class BlobSender:
 
 
 class BlobBatch:
-    """The blobs one request names. `add` each, then `arena()` holds those the ranks lack."""
+    """The blobs one request names. `add` each, then `arenas()` hold those the ranks lack."""
 
     def __init__(self, sender: BlobSender, between: Callable[[], None]):
         self._sender = sender
@@ -111,32 +108,52 @@ class BlobBatch:
         self._new: dict[bytes, torch.Tensor] = {}
 
     def add(self, tensor: torch.Tensor, stable: bool) -> bytes:
+        """`stable`: a weight, which the ranks keep through model calls that do not name it."""
         self._between()
-        digest = self._sender.digest(tensor, None, stable)
-        self.used[digest] = stable or self.used.get(digest, False)
-        if not self._sender.holds(digest):
-            self._new.setdefault(digest, tensor)
-        return digest
+        key = digest(tensor)
+        self.used[key] = stable or self.used.get(key, False)
+        if not self._sender.holds(key):
+            self._new.setdefault(key, tensor)
+        return key
 
-    def arena(self) -> Arena | None:
-        """A memfd with the new blobs, or None. The caller closes it. Raises OSError when memory is exhausted."""
-        if not self._new:
-            return None
-        spans, end = [], 0
-        for digest, tensor in self._new.items():
-            size = tensor.numel() * tensor.element_size()
-            spans.append(Span(digest, end, size))
-            end += -(-size // ALIGNMENT) * ALIGNMENT
-        descriptor = new_memory_file("xdit-arena", end)
+    def arenas(self) -> list[Arena]:
+        """Memory files with the new blobs. The caller closes them. Raises OSError when memory is exhausted."""
+        made: list[Arena] = []
         try:
-            with mmap.mmap(descriptor, end) as memory:
-                for span, tensor in zip(spans, self._new.values(), strict=True):
+            for part in self._parts():
+                made.append(self._arena(part))
+        except BaseException:
+            for arena in made:
+                arena.close()
+            raise
+        return made
+
+    def _parts(self) -> list[list[Span]]:
+        """Which blobs share a file, in the order in which they came: what belongs together stays together."""
+        sizes = {digest: tensor.numel() * tensor.element_size() for digest, tensor in self._new.items()}
+        limit = max(ARENA_BYTES, sum(sizes.values()) // MOST_ARENAS)
+        parts: list[list[Span]] = []
+        end = 0
+        for digest, size in sizes.items():
+            if not parts or end + size > limit:
+                parts.append([])
+                end = 0
+            parts[-1].append(Span(digest, end, size))
+            end += -(-size // ALIGNMENT) * ALIGNMENT
+        return parts
+
+    def _arena(self, spans: list[Span]) -> Arena:
+        size = spans[-1].offset + spans[-1].size
+        descriptor = new_memory_file("xdit-arena", size)
+        try:
+            with mmap.mmap(descriptor, size) as memory:
+                for span in spans:
                     self._between()
-                    memory[span.offset : span.offset + span.size] = tensor_bytes(tensor)
+                    memory[span.offset : span.offset + span.size] = tensor_bytes(self._new[span.digest])
         except BaseException:
             os.close(descriptor)
             raise
-        return Arena(descriptor, end, spans)
+        return Arena(descriptor, size, spans)
 
     def commit(self) -> list[bytes]:
         return self._sender.commit(self.used)

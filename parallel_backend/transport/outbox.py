@@ -7,21 +7,25 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from collections.abc import Callable
 
+from ..threads import watched_thread
 from .channel import Channel, ChannelClosed
 
 Frame = tuple[bytes, tuple[int, ...]]
 
 
 class Outbox:
-    """Frames to one channel, in order. `send` may be called from several threads and never waits."""
+    """Frames to one channel, in order. `send` may be called from several threads and never waits. `failed` is called
+    in the sending thread when it ends by anything but the channel's end: nothing is sent any more.
+    """
 
-    def __init__(self, channel: Channel, name: str):
+    def __init__(self, channel: Channel, name: str, failed: Callable[[BaseException], None]):
         self._channel = channel
         self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
-        threading.Thread(target=self._run, name=f"xdit-send-{name}", daemon=True).start()
+        watched_thread(f"xdit-send-{name}", self._run, failed=failed)
 
     def send(self, payload: bytes, descriptors: tuple[int, ...] = ()) -> None:
         """Leave a frame to be sent. The descriptors are duplicated, so the caller may close its own at once.

@@ -11,7 +11,6 @@ Objects that pickle builds by a call are numbered, so that what a run changes in
 from __future__ import annotations
 
 import io
-import operator
 import sys
 import types
 from collections.abc import Callable
@@ -22,9 +21,11 @@ import blake3
 import cloudpickle
 import torch
 
+from ..names import printable
 from . import restore
 from .blobs import INLINE_LIMIT, BlobBatch, tensor_bytes
 from .pack_globals import PackGlobals
+from .packs import in_order, pack_of
 
 MODULE_LIMIT = 1024 * 1024
 # Left behind by ComfyUI's loading of a module on the host; a rank loads the module itself.
@@ -63,14 +64,15 @@ class Describers:
 class Stream:
     """A pickled request: `data` refers to `modules` (payloads by key) and to blobs of the batch.
 
-    `imports`: modules that ComfyUI imported under a path instead of an importable name: name → (file, is a package).
-    `numbered`: the objects that the reader knows by the same numbers. `parameters`: parameters of a MODEL's model are
-    part of it, which the reader has once the model is loaded.
+    `packs`: what has to be imported first, as by ComfyUI and in this order: name → file (see packs.py).
+    `code_of`: modules of packs whose code is in it. `numbered`: the objects that the reader knows by the same numbers.
+    `parameters`: parameters of a MODEL's model are part of it, which the reader has once the model is loaded.
     """
 
     data: bytes
     modules: dict[bytes, bytes] = field(default_factory=dict)
-    imports: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    packs: dict[str, str] = field(default_factory=dict)
+    code_of: set[str] = field(default_factory=set)
     numbered: list[Any] = field(default_factory=list)
     parameters: bool = False
 
@@ -122,8 +124,8 @@ class RequestPickler(cloudpickle.Pickler):
                 return restore.original, original
             if self._describers.is_disguised(obj):
                 return self._dynamic_function_reduce(obj)
-        if _is_named_by_path(obj):
-            return restore.named, (obj.__module__, obj.__qualname__)
+        if (name := _name_by_path(obj)) is not None:
+            return restore.named, name
         if isinstance(obj, types.CellType):
             return _reduce_cell(obj)
         if isinstance(obj, PackGlobals):
@@ -148,7 +150,7 @@ class RequestPickler(cloudpickle.Pickler):
         return super().reducer_override(obj)
 
     def _globals(self, obj: _Globals):
-        obj.of_packs = PackGlobals(self._stream.imports)
+        obj.of_packs = PackGlobals(sorted(self._stream.code_of))
         return restore.same, (obj.of_packs,)
 
     def _reduce_module(self, obj: torch.nn.Module):
@@ -224,13 +226,13 @@ class RequestPickler(cloudpickle.Pickler):
 
     def _note(self, obj: Any) -> None:
         self.trail.append(obj)
-        owner = obj if hasattr(obj, "__qualname__") else type(obj)
-        name = getattr(owner, "__module__", None)
-        while isinstance(name, str) and "/" in name and name not in self._stream.imports:
-            module = sys.modules.get(name)
-            if getattr(module, "__file__", None) is not None:
-                self._stream.imports[name] = (module.__file__, hasattr(module, "__path__"))
-            name = name.rpartition(".")[0]
+        if isinstance(obj, types.ModuleType):
+            name = obj.__name__
+        else:
+            name = getattr(obj if hasattr(obj, "__qualname__") else type(obj), "__module__", None)
+        if isinstance(name, str) and (pack := pack_of(name)) is not None:
+            self._stream.packs[pack] = sys.modules[pack].__file__
+            self._stream.code_of.add(name)
 
 
 def dumps(obj: Any, batch: BlobBatch, describers: Describers) -> Stream:
@@ -240,6 +242,7 @@ def dumps(obj: Any, batch: BlobBatch, describers: Describers) -> Stream:
     """
     stream = Stream(b"")
     stream.data = _dump((obj, _Globals()), batch, describers, stream)
+    stream.packs = in_order(stream.packs)
     return stream
 
 
@@ -255,7 +258,7 @@ def _dump(obj: Any, batch: BlobBatch, describers: Describers, stream: Stream, ro
     except CannotTravel:
         raise
     except Exception as error:
-        raise CannotTravel(f"{_culprit(pickler.trail)} cannot be sent to the ranks: {error}") from error
+        raise CannotTravel(printable(f"{_culprit(pickler.trail)} cannot be sent to the ranks: {error}")) from error
     return buffer.getvalue()
 
 
@@ -286,17 +289,23 @@ def _reduce_cell(cell: types.CellType):
     return types.CellType, (), (contents,), None, None, restore.fill_cell
 
 
-def _is_named_by_path(obj: Any) -> bool:
-    """A class or function of a module whose name is a path with dots: pickle would take these for packages."""
-    if not isinstance(obj, type | types.FunctionType):
-        return False
-    parent, dot, _ = (obj.__module__ or "").rpartition(".")
+def _name_by_path(obj: Any) -> tuple[str, str] | None:
+    """(module, qualified name) of a module whose name is a path with dots, which pickle would take for packages, or of
+    a class or function in it; None for anything else.
+    """
+    if isinstance(obj, types.ModuleType):
+        module, name = obj.__name__, ""
+    elif isinstance(obj, type | types.FunctionType):
+        module, name = obj.__module__ or "", obj.__qualname__
+    else:
+        return None
+    parent, dot, _ = module.rpartition(".")
     if not dot or "/" not in parent or parent in sys.modules:
-        return False
+        return None
     try:
-        return operator.attrgetter(obj.__qualname__)(sys.modules[obj.__module__]) is obj
+        return (module, name) if restore.named(module, name) is obj else None
     except (KeyError, AttributeError):
-        return False  # local: pickled by value
+        return None  # local: pickled by value
 
 
 def _module_bytes(module: torch.nn.Module) -> int:

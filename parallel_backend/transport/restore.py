@@ -131,8 +131,9 @@ def original(module_name: str, qualified_name: str):
 
 
 def named(module_name: str, qualified_name: str):
-    """A class or function of a module that is imported under its path."""
-    return operator.attrgetter(qualified_name)(sys.modules[module_name])
+    """A class or function of a module that is imported under its path, or the module itself."""
+    module = sys.modules[module_name]
+    return operator.attrgetter(qualified_name)(module) if qualified_name else module
 
 
 def pass_through(executor, *args, **kwargs):

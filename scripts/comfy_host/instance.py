@@ -42,16 +42,23 @@ class ComfyInstance:
     """A headless ComfyUI on 127.0.0.1. A context manager: on exit nothing of it is left running.
 
     `base` is a directory from make_base_directory, `flags` are further ComfyUI flags (`--cpu` included), `environment`
-    is added to this process's own. Its output goes to comfyui.log in `base`.
+    is added to this process's own, `python_flags` are the interpreter's. Its output goes to comfyui.log in `base`.
     """
 
-    def __init__(self, host: Host, base: Path, flags: Sequence[str] = (), environment: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        host: Host,
+        base: Path,
+        flags: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        python_flags: Sequence[str] = (),
+    ):
         self.base = base
         self.port = free_port()
         self.log = base / "comfyui.log"
         self._mark = uuid.uuid4().hex
         self._command = [
-            *(str(host.python), str(host.tree / "main.py")),
+            *(str(host.python), *python_flags, str(host.tree / "main.py")),
             *("--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(base)),
             *("--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}"),
             *("--disable-auto-launch", "--disable-api-nodes", *flags),

@@ -3,6 +3,7 @@
 import pytest
 from comfy_host import PACK_ROOT
 from comfy_host.instance import ComfyInstance, make_base_directory
+from support.console import watch
 from support.faults import FAILING_DEVICES, FaultGraph
 from support.tiny_models import ModelShelf
 
@@ -23,6 +24,7 @@ def comfy(host, tmp_path_factory):
         "XDIT_TEST_FAILING_DEVICES": str(base / FAILING_DEVICES),
     }
     with ComfyInstance(host, base, ["--cpu", "--force-fp32"], environment) as instance:
+        watch(instance)
         yield instance
 
 

@@ -103,9 +103,11 @@ def test_a_sampler_waits_for_its_own_preload_with_the_bar_and_cancel_ends_only_t
     loaded = load(faults, graph, second, preload=True)
     loaded = graph.add("After", model=loaded, other=loaded, file=str(faults.counter / "rank1"))
     sampler, _ = sample(faults, graph, loaded, 85)
+    before = faults.client.get("/xdit/status")["run"]
     prompt_id = faults.client.queue(graph.prompt)
     shown = lambda event: event.type == "progress" and event.data["node"] == sampler and event.data["max"] > 4  # noqa: E731
     faults.client.wait_for(prompt_id, shown, 30)
+    assert faults.client.get("/xdit/status")["run"] == before  # it is no part of the last run
     faults.client.interrupt(prompt_id)
     assert faults.client.wait(prompt_id, 30).interrupted
     go(faults)

@@ -66,6 +66,9 @@ class NodeError:
         return f"{self.node_type} (node {self.node}): {self.type}: {self.message}\n{self.traceback}"
 
 
+FAILED: dict[str, list[NodeError]] = {}  # by a server's URL: the errors of its prompts, in the order in which they came
+
+
 @dataclass
 class PromptResult:
     """What one prompt did. `outputs` is node id → what the node showed (such as {"latents": [{filename, …}]})."""
@@ -273,6 +276,7 @@ class ComfyClient:
                 data["exception_message"].strip(),
                 "".join(data["traceback"]),
             )
+            FAILED.setdefault(self.url, []).append(result.error)
         elif kind == "execution_interrupted":
             result.interrupted = True
         elif kind == "executing" and data["node"] is None:

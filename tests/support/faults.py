@@ -15,6 +15,7 @@ from .compare import TOLERANCE
 from .parity import relative_error
 from .prompts import Graph
 from .ranks import rank_pids
+from .sampled import latent_by_ranks, uncached
 from .tiny_models import ModelShelf
 
 ERROR_WITHIN_S = 15
@@ -55,12 +56,17 @@ class FaultGraph:
             inputs = {"rank": 1, "call": 2, "times": 1, "counter": str(self.counter), **fault}
             model = graph.add("FaultInRank", model=model, **inputs)
         latent = graph.add("EmptySD3LatentImage", width=size, height=size, batch_size=images)
+        if not stock:
+            latent = uncached(graph, latent)
         sampled = graph.sample("KSampler", model, graph.flux_conditioning(1), latent, seed=seed, steps=steps)
         return graph.prompt, sampled.id, graph.save(sampled).id
 
     def latent(self, **options) -> torch.Tensor:
-        prompt, _, saved = self.graph(**options)
-        return self.client.latent(self.client.run(prompt), saved)
+        """Of a prompt that never comes from ComfyUI's cache, unless it is `stock`: ranks have sampled it."""
+        prompt, sampler, saved = self.graph(**options)
+        if options.get("stock"):
+            return self.client.latent(self.client.run(prompt), saved)
+        return latent_by_ranks(self.comfy, self.client, prompt, sampler, saved)[0]
 
     def assert_right(self, expected: torch.Tensor | None = None, **options) -> None:
         """This run gives stock ComfyUI's latent; `expected`, where nothing may run in between."""

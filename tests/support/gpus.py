@@ -10,6 +10,8 @@ import torch
 from comfy_host import PACK_ROOT, Host
 from comfy_host.instance import ComfyInstance, make_base_directory
 
+from .console import watch
+
 DEVICES = "0,1"
 GPUS = 2
 TOLERANCE = 1e-3  # fp32; kernels are chosen by sizes, which differ where work is divided
@@ -24,6 +26,7 @@ def gpu_instance(host: Host, base: Path, environment: Mapping[str, str] | None =
     make_base_directory(base, PACKS)
     environment = {"XDIT_CACHE": str(base / "cache"), **(environment or {})}
     with ComfyInstance(host, base, _flags(base), environment) as instance:
+        watch(instance)
         yield instance
         print(instance.log_tail(400))  # pytest shows it where a test failed
 

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from support.comfy import import_comfy
+from support.foreign_code import flagged, foreign
 from support.guided_side import GuidedCall
 from support.parity import relative_error
 from support.pipeline_side import IDENTITY, LinearRuns, StaleAttention, run_steps
@@ -23,8 +24,8 @@ TREE = "XDIT_TEST_COMFYUI"
 class ModelSide:
     """Answers ("parity", case name, ulysses, ring, mode, exchange), ("guided", case name, cfg, batch, ulysses),
     ("compiled", case name, ulysses, ring, compiler backend), ("announced", case name, compiler backend),
-    ("pipeline", case name, ...), ("through", case name, ...), ("once", case name, ...) and ("modulations", case name,
-    ...) as the methods say.
+    ("pipeline", case name, ...), ("through", case name, ...), ("once", case name, ...), ("modulations", case name,
+    ...), ("foreign", case name, ...) and ("flagged", case name, ...) as the methods and functions say.
     """
 
     @staticmethod
@@ -51,6 +52,8 @@ class ModelSide:
             "modulations": self._modulations,
             "announced": self._announced,
             "through": self._through,
+            "foreign": functools.partial(foreign, self),
+            "flagged": functools.partial(flagged, self),
         }
         return verbs[verb](self._cases[name], *arguments)
 

@@ -64,6 +64,11 @@ class Mailboxes:
                 f" {WHY[self._problem]}"
             )
 
+    def close(self) -> None:
+        """Give the memory back. All stages call it, between model calls; there are no mailboxes afterwards."""
+        _drop(self._before)
+        _drop(self._after)
+
     def _make_room(self, needed: int) -> None:
         size = FLAG_BYTES + needed if needed > self._room else 0
         problem, descriptor = NONE, NO_FILE

@@ -25,6 +25,7 @@ from ..layout import Segments
 from ..modules import argument_names, bind, module_at, replaced
 from ..node_attention import node_attention, undividable_attention
 from ..patches import Mode, replaced_blocks
+from ..reach import Reach
 from .caches import Caches, conditions_of
 from .keys_values import ConditionCache
 from .no_tokens import shapes_without_tokens, spare_linears
@@ -115,6 +116,16 @@ class PipelinedModel:
             return None
         return (self._patches, call.cache.memory.number, self._pipe.mailboxes.generation)
 
+    def refuse(self, reach: Reach) -> None:
+        """Raises ShardingError for foreign code that this rank's stages alone cannot run: around or at blocks, which
+        all ranks call and most of them leave empty. What is inside a block runs where the block is.
+        """
+        if reach.around or reach.at:
+            raise ShardingError(
+                f"{reach.lines[0]} runs around the model's blocks, of which PipeFusion has each on one device only; set"
+                " pipefusion to 1"
+            )
+
     def begin(self, call: Call | None, options: dict[str, Any], inputs: tuple) -> None:
         """A model call begins: in how many patches, and with which cache. `call` is None for one that is not divided.
 
@@ -142,6 +153,8 @@ class PipelinedModel:
         cache.calls += 1
 
     def _inexact_alone(self, call: Call, options: dict[str, Any]) -> str:
+        if call.reach:
+            return f"{call.reach.lines[0]} may look at all tokens"
         if call.mode is not Mode.PERSIST:
             return "a patch works on whole tokens between the blocks"
         if (attention := node_attention(options)) is not None:

@@ -1,5 +1,6 @@
 """The plans, by architecture."""
 
+from ..matching import mismatch
 from ..plan import Plan, class_path
 from .anima import ANIMA
 from .aura_flow import AURA_FLOW
@@ -70,5 +71,16 @@ PLANS: dict[str, Plan] = {
 
 
 def plan_for(diffusion_model: object) -> Plan | None:
-    """The plan of exactly this class, or None: resemblance is not enough."""
-    return PLANS.get(class_path(diffusion_model))
+    """The plan of exactly this class (resemblance is not enough), or None; also where the ComfyUI at hand has a
+    class of this name that the plan does not match.
+    """
+    plan = PLANS.get(class_path(diffusion_model))
+    return plan if plan is not None and mismatch(diffusion_model, plan) is None else None
+
+
+def without_plan(diffusion_model: object) -> str:
+    """Why there is no plan for a model, as the rest of a sentence about its class."""
+    plan = PLANS.get(class_path(diffusion_model))
+    if plan is None:
+        return "has no sharding plan"
+    return f"does not match its sharding plan ({mismatch(diffusion_model, plan)})"

@@ -1,5 +1,6 @@
 """What goes wrong in a rank, and when."""
 
+import gc
 import os
 import signal
 import sys
@@ -51,6 +52,17 @@ def wait_for_go(folder: Path) -> None:
         time.sleep(0.02)
 
 
+def answer(how) -> None:
+    """From now on `how()` is called when this rank is asked how it is."""
+    (pulse,) = (sys.modules[name] for name in sys.modules if name.endswith(".parallel_backend.rank.pulse"))
+    pulse.memory = lambda device: how()
+
+
+def babble() -> None:
+    (link,) = (one for one in gc.get_objects() if type(one).__name__ == "HostLink")
+    link._channel.send(b"no message")
+
+
 # Called with the folder of the node's input `counter`.
 KINDS = {
     "killed": lambda folder: end_by(signal.SIGKILL),
@@ -63,6 +75,9 @@ KINDS = {
     "out of the machine's memory": lambda folder: torch.empty(2**50, dtype=torch.uint8),
     "little GPU memory": lambda folder: take_most_gpu_memory(),
     "never leaves": lambda folder: never_leave(),
+    "cannot answer": lambda folder: answer(fail),
+    "never answers": lambda folder: answer(lambda: time.sleep(LONG)),
+    "babbles": lambda folder: babble(),
 }
 
 

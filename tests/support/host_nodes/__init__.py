@@ -2,6 +2,7 @@
 
 import threading
 import time
+import uuid
 from pathlib import Path
 
 import comfy.model_management
@@ -69,6 +70,59 @@ class RandomLatent(io.ComfyNode):
         generator = torch.Generator().manual_seed(seed)
         samples = torch.randn(batch_size, channels, height // 8, width // 8, generator=generator)
         return io.NodeOutput({"samples": samples})
+
+
+class Uncached(io.ComfyNode):
+    """Passes a latent on. With another number, what comes after it is not taken from ComfyUI's cache."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Uncached",
+            display_name="Uncached (test only)",
+            category="xDiT/test",
+            description=cls.__doc__,
+            inputs=[io.Latent.Input("samples"), io.Int.Input("number", default=0, min=0, max=2**62)],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(cls, samples, number) -> io.NodeOutput:
+        return io.NodeOutput(samples)
+
+
+class ScaleLoraInPlace(io.ComfyNode):
+    """Multiplies the large matrices of a MODEL's LoRA where they lie, as nodes do that change a LoRA's strength."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ScaleLoraInPlace",
+            display_name="Scale LoRA In Place (test only)",
+            category="xDiT/test",
+            description=cls.__doc__,
+            inputs=[
+                io.Model.Input("model"),
+                io.Float.Input("factor", default=1.0, min=-100.0, max=100.0),
+                io.Combo.Input("by", options=["operation", "data", "numpy"], tooltip="how it is written"),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, factor, by) -> io.NodeOutput:
+        clone = model.clone()
+        for patches in clone.patches.values():
+            for _, adapter, *_ in patches:
+                up = adapter.weights[0]
+                if by == "operation":
+                    up.mul_(factor)
+                elif by == "data":
+                    up.data.mul_(factor)
+                else:
+                    up.numpy()[...] *= factor
+        clone.patches_uuid = uuid.uuid4()
+        return io.NodeOutput(clone)
 
 
 class HoldQueue(io.ComfyNode):
@@ -192,7 +246,17 @@ class LoadedModels(io.ComfyNode):
 
 class TestNodes(ComfyExtension):
     async def get_node_list(self):
-        return [RandomConditioning, RandomLatent, HoldQueue, WantMemory, After, GreedySampler, LoadedModels]
+        return [
+            RandomConditioning,
+            RandomLatent,
+            Uncached,
+            ScaleLoraInPlace,
+            HoldQueue,
+            WantMemory,
+            After,
+            GreedySampler,
+            LoadedModels,
+        ]
 
 
 async def comfy_entrypoint():

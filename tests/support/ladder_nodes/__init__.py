@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension
 
 from .guiders import WeightedGuiderNode
+from .latents import NestedLatent
 from .models import ForgetRecipe, LockedBlockPatch, LockedFunctionWrapper
 from .samplers import ChurnSampler, GlobalNoiseSampler, LockedSampler
 
@@ -17,6 +18,7 @@ class LadderNodes(ComfyExtension):
             ChurnSampler,
             GlobalNoiseSampler,
             LockedSampler,
+            NestedLatent,
         ]
 
 

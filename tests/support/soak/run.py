@@ -88,5 +88,7 @@ class Soak:
             if not named or after_kill > ERROR_WITHIN_S:
                 return f"after {after_kill:.1f} s: {result.error.message.splitlines()[0]}"
             return "error"
+        if not result.progress():
+            return "answered from ComfyUI's cache"
         error = relative_error(self._client.latent(result, saved), self._expected[step.family, step.seed])
         return "right" if error <= TOLERANCE else f"relative error {error:.1e}"

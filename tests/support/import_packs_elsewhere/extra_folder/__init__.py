@@ -1,0 +1,5 @@
+"""A pack in a further folder of custom nodes."""
+
+from .sampler import ExtraFolderSampler
+
+NODE_CLASS_MAPPINGS = {"ExtraFolderSampler": ExtraFolderSampler}

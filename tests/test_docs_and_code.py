@@ -1,0 +1,55 @@
+"""What the pages say is what the code does."""
+
+import re
+from types import SimpleNamespace
+
+import tomllib
+from comfy_host import PACK_ROOT
+from xdit_comfyui.parallel_backend.config import Degrees, ParallelConfig
+from xdit_comfyui.parallel_backend.doctor.advice import advice
+from xdit_comfyui.parallel_backend.host.choose import Workload, choose
+from xdit_comfyui.parallel_backend.host.devices import DeviceSet
+from xdit_comfyui.parallel_backend.host.links import Links
+from xdit_comfyui.parallel_backend.sharding.plans import PLANS
+from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
+
+README = (PACK_ROOT / "README.md").read_text()
+TWO_GPUS = DeviceSet("cuda", (0, 1))
+
+
+def flux(**more) -> Workload:
+    return Workload("Flux", FLUX, 24, 1, (1, 16, 128, 128), **more)
+
+
+def test_the_sampler_page_shows_a_line_as_the_console_does():
+    page = (PACK_ROOT / "web" / "docs" / "XDiTSampler.md").read_text()
+    (example,) = re.findall(r"^\*(xDiT: .* on GPU 0,1)\*$", page, re.MULTILINE)
+    assert example == f"xDiT: {choose(ParallelConfig(), 2, flux())} on {TWO_GPUS}"
+
+
+def test_every_variable_that_the_code_reads_is_explained():
+    sources = [*(PACK_ROOT / "parallel_backend").rglob("*.py"), *(PACK_ROOT / "nodes").rglob("*.py")]
+    read = {name for file in sources for name in re.findall(r'"(XDIT_[A-Z_]+)"', file.read_text())}
+    read.discard("XDIT_PARALLEL_CONFIG")  # the type of a node's input
+    assert "XDIT_SYMMETRIC_MEMORY" in read
+    assert not [name for name in read if f"`{name}" not in README]
+
+
+def test_readme_and_doctor_say_the_same_of_a_ring_of_two():
+    (row,) = [line for line in README.splitlines() if line.startswith("| `ring` |")]
+    (advised,) = [
+        one.why
+        for one in advice(TWO_GPUS, SimpleNamespace(pairs=[], kernels=[]), Links({}, SimpleNamespace(bandwidth=200e9)))
+        if one.strategy == "ring"
+    ]
+    assert {plan.model for plan in PLANS.values() if plan.ring_of_two} == {"comfy.ldm.flux.model.Flux"}
+    for text in (row, advised):
+        assert "fastest" in text and "Flux" in text and "xDiT Benchmark" in text
+    assert choose(ParallelConfig(), 2, flux(ring_of_two=True)).degrees == Degrees(ring=2)
+
+
+def test_the_versions_asked_for_are_the_same_everywhere():
+    project = tomllib.loads((PACK_ROOT / "pyproject.toml").read_text())["project"]
+    asked = next(line for line in project["dependencies"] if line.startswith("torch"))
+    assert asked in (PACK_ROOT / "requirements.txt").read_text().split()
+    assert f"PyTorch {asked.partition('>=')[2]}, Python {project['requires-python'].removeprefix('>=')}" in README
