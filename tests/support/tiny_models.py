@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from . import tiny_controls, wide_models
+from . import ltx2, tiny_controls, wide_models
 from .quantised import quantised
 from .random_weights import lora_weights, random_weights
 
@@ -22,6 +22,11 @@ SD3_POOLED = 2048  # the width that ComfyUI gives every ControlNet of SD 3.5
 WAN_CONTEXT = 64
 WAN_HEADS = 4
 WAN_METADATA = {"config": json.dumps({"transformer": {"num_heads": WAN_HEADS, "text_dim": WAN_CONTEXT}})}
+LTX2_CONTEXT = 128
+LTX2_METADATA = {"config": json.dumps({"transformer": ltx2.CONFIG})}
+WAN_CAUSAL_METADATA = {
+    "config": json.dumps({"transformer": {"num_heads": WAN_HEADS, "text_dim": WAN_CONTEXT, "causal_ar": True}})
+}
 HUNYUAN_VIDEO_CONTEXT = 64
 HUNYUAN_VIDEO_POOLED = 768
 
@@ -176,6 +181,57 @@ class ModelShelf:
         """Wan VACE in small, one of its control blocks for each two blocks; else as wan(dim, layers)."""
         name = f"tiny-wan-vace-{dim}-{layers}-{seed}.safetensors"
         return self._file("diffusion_models", name, lambda: wan_vace_weights(dim, layers, seed), WAN_METADATA)
+
+    def wan_i2v(self, dim: int = 256, layers: int = 2, seed: int = 24) -> str:
+        """Wan image to video in small: 36 channels in, 1280 wide CLIP vision features; else as wan(dim, layers)."""
+        name = f"tiny-wan-i2v-{dim}-{layers}-{seed}.safetensors"
+
+        def make():
+            return random_weights(wan_model(dim, layers, model_type="i2v", in_dim=36), seed)
+
+        return self._file("diffusion_models", name, make, WAN_METADATA)
+
+    def wan_causal(self, dim: int = 256, layers: int = 2, seed: int = 29) -> str:
+        """Wan 2.1 for autoregressive sampling (Self-Forcing) in small; else as wan(dim, layers)."""
+        name = f"tiny-wan-causal-{dim}-{layers}-{seed}.safetensors"
+        return self._file("diffusion_models", name, lambda: wan_weights(dim, layers, seed), WAN_CAUSAL_METADATA)
+
+    def hypernetwork(self, width: int = SDXL_CONTEXT, seed: int = 30) -> str:
+        """A hypernetwork of one layer on keys and values that are `width` wide."""
+        name = f"tiny-hypernetwork-{width}-{seed}.pt"
+        path = self.models / "hypernetworks" / name
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = torch.Generator().manual_seed(seed)
+            layers = [
+                {
+                    "linear.0.weight": 0.02 * torch.randn(width, width, generator=noise) / width**0.5,
+                    "linear.0.bias": torch.zeros(width),
+                }
+                for _ in range(2)
+            ]
+            torch.save({width: layers, "activation_func": "linear", "is_layer_norm": False}, path)
+        return name
+
+    def ltx2(self, layers: int = 2, seed: int = 25) -> str:
+        """LTX-2 in small: video of 128 channels and sound, 4 heads each, context 128. fp32."""
+        name = f"tiny-ltx2-{layers}-{seed}.safetensors"
+        return self._file("diffusion_models", name, lambda: ltx2.weights(layers, seed), LTX2_METADATA)
+
+    def ltx2_lora(self, layers: int = 2, rank: int = 4, seed: int = 26) -> str:
+        """A LoRA on every attention matrix of ltx2(layers); it moves the result visibly."""
+        name = f"tiny-ltx2-lora-{layers}-{rank}-{seed}.safetensors"
+        return self._file("loras", name, lambda: lora_weights(shapes_of(ltx2.model(layers)), ".attn", rank, seed))
+
+    def lumina2(self, seed: int = 27) -> str:
+        """Lumina 2 with one layer and its four refiners, of full width: context 64. fp8, 400 MB."""
+        name = f"small-lumina2-{seed}.safetensors"
+        return self._file("diffusion_models", name, lambda: wide_models.lumina2_weights(seed))
+
+    def lumina2_lora(self, rank: int = 4, seed: int = 28) -> str:
+        """A LoRA on the attention of lumina2(); it moves the result visibly."""
+        name = f"small-lumina2-lora-{rank}-{seed}.safetensors"
+        return self._file("loras", name, lambda: wide_models.lumina2_lora_weights(rank, seed))
 
     def hunyuan_video(self, hidden: int = 256, double: int = 1, single: int = 2, seed: int = 8) -> str:
         """HunyuanVideo in small: hidden / 128 heads, context 64, pooled 768, latents of 16 channels. fp32."""
@@ -399,8 +455,6 @@ def wan_model(dim: int, layers: int, kind: str = "WanModel", **extra) -> torch.n
     import comfy.ops
 
     return getattr(comfy.ldm.wan.model, kind)(
-        model_type="t2v",
-        in_dim=16,
         out_dim=16,
         dim=dim,
         ffn_dim=2 * dim,
@@ -409,7 +463,7 @@ def wan_model(dim: int, layers: int, kind: str = "WanModel", **extra) -> torch.n
         num_layers=layers,
         device="meta",
         operations=comfy.ops.disable_weight_init,
-        **extra,
+        **{"model_type": "t2v", "in_dim": 16, **extra},
     )
 
 

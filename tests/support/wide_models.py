@@ -1,4 +1,4 @@
-"""Qwen-Image and Z-Image as small as ComfyUI's detection allows: their widths are fixed, their layers are not."""
+"""Qwen-Image, Z-Image and Lumina 2 as small as ComfyUI's detection allows: the widths are fixed, the layers are not."""
 
 import torch
 
@@ -6,6 +6,7 @@ from .random_weights import lora_weights, repeated_weights
 
 QWEN_IMAGE_CONTEXT = 3584
 Z_IMAGE_CONTEXT = 64
+LUMINA2_CONTEXT = 64
 
 
 def qwen_image_weights(seed: int) -> dict[str, torch.Tensor]:
@@ -35,6 +36,14 @@ def z_image_weights(seed: int) -> dict[str, torch.Tensor]:
 
 def z_image_lora_weights(rank: int, seed: int) -> dict[str, torch.Tensor]:
     return lora_weights(_shapes(_z_image()), "layers.0.attention.", rank, seed)
+
+
+def lumina2_weights(seed: int) -> dict[str, torch.Tensor]:
+    return repeated_weights(_lumina2(), seed)
+
+
+def lumina2_lora_weights(rank: int, seed: int) -> dict[str, torch.Tensor]:
+    return lora_weights(_shapes(_lumina2()), "layers.0.attention.", rank, seed)
 
 
 def z_image_control_weights(seed: int) -> dict[str, torch.Tensor]:
@@ -82,6 +91,26 @@ def _z_image():
         z_image_modulation=True,
         time_scale=1000.0,
         pad_tokens_multiple=32,
+        device="meta",
+        operations=comfy.ops.disable_weight_init,
+    )
+
+
+def _lumina2():
+    import comfy.ldm.lumina.model
+    import comfy.ops
+
+    return comfy.ldm.lumina.model.NextDiT(
+        in_channels=16,
+        dim=2304,
+        n_layers=1,
+        n_heads=24,
+        n_kv_heads=8,
+        ffn_dim_multiplier=4.0,
+        qk_norm=True,
+        cap_feat_dim=LUMINA2_CONTEXT,
+        axes_dims=[32, 32, 32],
+        axes_lens=[300, 512, 512],
         device="meta",
         operations=comfy.ops.disable_weight_init,
     )
