@@ -52,6 +52,7 @@ from ..sharding.peers import PeerFailed
 from ..sharding.plans import plan_for
 from ..transport.packing import pack, pack_output
 from . import prompt_server
+from .agreement import ModelCalls
 from .forward import ForwardServer
 from .in_place import follow
 from .leaving import leave
@@ -333,6 +334,7 @@ def attach_plan(model: torch.nn.Module) -> None:
     """Put the hooks of its architecture's plan on a freshly loaded model, if there is a plan; in any case it is watched
     from now on.
     """
+    model.xdit_calls = ModelCalls(model.diffusion_model)
     watch(model.diffusion_model)
     plan = plan_for(model.diffusion_model)
     if plan is not None:
