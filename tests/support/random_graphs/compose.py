@@ -265,6 +265,8 @@ class Composer:
         """What the graph has so far, for the first such input of a node; another text for a further one."""
         if key.startswith("negative"):
             return self._negative if key in ("negative", "negative_A", "negative_NEW") else self._text(9)
+        if key.startswith("empty"):
+            return self._text(5)
         first = next(name for name, (kind, _, _) in inputs_of(self._info[node]).items() if kind == "CONDITIONING")
         return self._positive if key == first else self._text(self._chance.choice((7, 13)))
 
