@@ -49,7 +49,7 @@ class Measure:
         from xdit_comfyui.parallel_backend.rank.weight_groups import WeightGroups
 
         self.mesh = Meshes(self.device).get(self.degrees)
-        self.group = WeightGroups().get(self.degrees)
+        self.group = WeightGroups(self.device).get(self.degrees)
 
     def model(self, path: Path):
         """The patcher of a freshly read header; nothing of its weights is on the device yet."""

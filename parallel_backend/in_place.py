@@ -5,8 +5,10 @@ The same functions look at ComfyUI's model and at a rank's.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -50,7 +52,8 @@ class InPlace:
 
     `classes`: path → name of the module's class (`class_name`). `foreign`: path → class, where it is another pack's.
     `samples`: name → (dtype, bits of a few elements) of each plain tensor that is there; `skipped`: the object patches
-    of its patcher, which take the place of whatever was there.
+    of its patcher, which take the place of whatever was there. `attributes`: path → plain numbers, texts and flags of
+    what belongs to an architecture.
     """
 
     methods: list[Method] = field(default_factory=list)
@@ -59,27 +62,40 @@ class InPlace:
     foreign: dict[str, type] = field(default_factory=dict)
     samples: dict[str, tuple[torch.dtype, bytes]] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def class_name(module: torch.nn.Module) -> str:
-    """The class, by a name that does not tell apart ComfyUI's sets of layers, each with a Linear of its own."""
-    cls = type(module)
+@functools.cache
+def class_name(cls: type) -> str:
+    """A name that does not tell apart ComfyUI's sets of layers, each with a Linear of its own."""
     if cls.__module__.startswith(("comfy.ops", "torch.nn.")) or "<locals>" in cls.__qualname__:
         return cls.__qualname__.rpartition(".")[2]
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def attributes_of(module: torch.nn.Module) -> dict[str, Any]:
+    """Plain numbers, texts and flags by which a module of an architecture computes."""
+    if not type(module).__module__.startswith("comfy.ldm."):
+        return {}
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if type(value) in (bool, int, float, str) and name != "training" and not name.startswith("_")
+    }
+
+
 def modules_of(model: torch.nn.Module, skipped: Iterable[str]) -> Iterator[tuple[str, torch.nn.Module]]:
     """(path, module) of a BaseModel's modules, but those that an object patch put there and what is below."""
-    skipped = tuple(skipped)
+    names = set(skipped)
+    below = tuple(f"{name}." for name in names)
     for path, module in model.named_modules():
-        if not any(path == name or path.startswith(f"{name}.") for name in skipped):
+        if path not in names and not path.startswith(below):
             yield path, module
 
 
-def tensors_of(model: torch.nn.Module, skipped: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, data) of the parameters, and of the buffers of what turns sigmas into timesteps."""
-    for path, module in modules_of(model, skipped):
+def tensors_of(modules: Iterable[tuple[str, torch.nn.Module]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, data) of the parameters, and of the buffers of what turns sigmas into timesteps, of `modules_of`."""
+    for path, module in modules:
         own = module._parameters if not path.startswith("model_sampling") else {**module._parameters, **module._buffers}
         for name, tensor in own.items():
             if tensor is not None:

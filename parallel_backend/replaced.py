@@ -13,6 +13,7 @@ import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -79,13 +80,23 @@ class Replaced:
 
 def find_replaced(model: torch.nn.Module | None = None) -> list[Replaced]:
     """What sampling with the diffusion model `model` would meet; with None, in all architectures."""
-    names = [name for name in sys.modules if _is_below(name, AROUND_THE_MODEL + INSIDE_THE_MODEL)]
-    if model is None:
-        names += [name for name in sys.modules if _is_below(name, (ARCHITECTURES,))]
-    else:
-        names += architecture_of(frozenset(type(module) for module in model.modules()))
+    names = _scanned(len(sys.modules), architectures=model is None)
+    if model is not None:
+        if model not in _architectures:
+            _architectures[model] = architecture_of(frozenset(type(module) for module in model.modules()))
+        names = (*names, *_architectures[model])
     found = [one for name in names if (module := sys.modules.get(name)) is not None for one in _in_module(module)]
     return found + list(_in_torch())
+
+
+_architectures: WeakKeyDictionary[torch.nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+
+
+@functools.lru_cache(maxsize=2)
+def _scanned(loaded: int, architectures: bool) -> tuple[str, ...]:
+    """The modules to look at; `loaded`: how many there are, which changes when one is imported."""
+    parents = AROUND_THE_MODEL + INSIDE_THE_MODEL + ((ARCHITECTURES,) if architectures else ())
+    return tuple(name for name in sys.modules if _is_below(name, parents))
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +21,7 @@ import comfy.utils
 import torch
 from safetensors import safe_open
 
-from .names import shown
+from .names import printable, shown
 from .recipe import Recipe, UnreadableWeights
 
 SMALL_TENSOR = 64 * 1024
@@ -36,7 +37,7 @@ def read_state_dict(path: str, data: bool) -> tuple[dict[str, torch.Tensor], dic
     meta, and smaller ones (scales, quantisation settings, markers that detection looks at) are real copies.
     """
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with _opened(path) as name, safe_open(name, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
     except Exception as error:
@@ -44,6 +45,19 @@ def read_state_dict(path: str, data: bool) -> tuple[dict[str, torch.Tensor], dic
     if data:
         return tensors, metadata
     return {name: _shape_only(tensor) for name, tensor in tensors.items()}, metadata
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[str]:
+    """A name of the file that safetensors takes: it refuses those that are no UTF-8."""
+    if printable(path) == path:
+        yield path
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def _shape_only(tensor: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from support.waiting import wait_until
 
 def sampled(graph, model, node, **inputs):
     latent = graph.add("EmptySD3LatentImage", width=128, height=96, batch_size=1)
+    inputs = {"seed": 7, "steps": 4, **inputs}
     return graph.add(node, model=model, positive=graph.flux_conditioning(1), latent_image=latent, **inputs)
 
 
@@ -20,13 +21,13 @@ def pair(client, models, node, ranks=None, **inputs):
     return relative_error(found, stock)
 
 
-RANKS = [{"ulysses": 2}, {"devices": "cpu:3", "ring": 3}, {"devices": "cpu:1"}]
+RANKS = [{"devices": "cpu:3", "ring": 3}, {"devices": "cpu:1"}, {"ulysses": 2}]
 
 
-@pytest.mark.parametrize("what", ["edit x", "edit x0"])
 @pytest.mark.parametrize("ranks", RANKS, ids=str)
-def test_an_edit_of_what_is_shown(client, models, ranks, what):
-    assert pair(client, models, "ForeignCallback", ranks, what=what, steps=4, at=2) <= TOLERANCE
+def test_an_edit_of_what_is_shown(client, models, ranks):
+    for what in ("edit x", "edit x0"):
+        assert pair(client, models, "ForeignCallback", ranks, what=what, steps=4, at=2) <= TOLERANCE
 
 
 @pytest.mark.parametrize("what", ["edit both", "edit x", "edit x0", "draw"])
@@ -42,7 +43,7 @@ def test_edits_matter(client, models):
     saved = [graph.save(sampled(graph, stock, "ForeignStepCallback", what=what)) for what in kinds]
     result = client.run(graph.prompt)
     unedited, *edited = (client.latent(result, node.id) for node in saved)
-    assert all(relative_error(latent, unedited) > 1e-3 for latent in edited[:1] + edited[2:])
+    assert all(relative_error(latent, unedited) > 1e-3 for latent in edited)
 
 
 @pytest.mark.parametrize("what", ["raise", "interrupt"])
@@ -88,7 +89,7 @@ def test_settings_made_before_sampling_hold_in_the_ranks_for_this_run(client, mo
     assert pair(client, models, "ForeignSettings", ranks, change=False, seed=5) <= TOLERANCE
 
 
-@pytest.mark.parametrize("ranks", [{"ulysses": 2}, {"cfg": 2}, {"devices": "cpu:1"}], ids=str)
+@pytest.mark.parametrize("ranks", [{"ulysses": 2}, {"cfg": 2}], ids=str)
 def test_a_callback_that_sets_cfg(client, models, ranks):
     def build(graph, model):
         return sampled(graph, model, "ForeignCallbackSetsCfg", negative=graph.flux_conditioning(2, 33))

@@ -161,7 +161,9 @@ def changes(what):
 
 
 @pytest.mark.parametrize("degrees", [{}, {"ulysses": 2}, {"cfg": 2}])
-@pytest.mark.parametrize("what", ["forward", "forward that holds the one before", "hook", "class"])
+@pytest.mark.parametrize(
+    "what", ["forward", "forward that holds the one before", "hook", "hook before", "attribute", "class"]
+)
 def test_a_model_changed_in_place_is_followed(own_client, own_models, what, degrees):
     model = (256, 1, 2, True, next(seeds))
     found = latents(own_client, own_models, changes(what), flux=model, **degrees)
@@ -171,7 +173,7 @@ def test_a_model_changed_in_place_is_followed(own_client, own_models, what, degr
 
 def refusal(client, models, what, loader):
     graph, seed = Graph(), next(seeds)
-    loaded = flux_loaders(graph, models, flux=(256, 1, 2, True, seed))[loader == "XDiTLoader"]
+    loaded = flux_loaders(graph, models, flux=(256, 2, 1, True, seed))[loader == "XDiTLoader"]
     parallel = {} if loader == "XDiTLoader" else {"parallel_config": graph.parallel_config("cpu:2")}
     sampler = "KSampler" if loader == "XDiTLoader" else "XDiTSampler"
     graph.save(sample(graph, changes(what)(graph, loaded), sampler, seed=seed, **parallel))
@@ -185,6 +187,7 @@ def refusal(client, models, what, loader):
     ("what", "named"),
     [
         ("submodule", "diffusion_model.txt_in"),
+        ("order of blocks", "diffusion_model.double_blocks"),
         ("bias", "diffusion_model.double_blocks.0.img_attn.qkv.bias"),
         ("new weight", "diffusion_model.img_in.weight"),
     ],
@@ -201,3 +204,11 @@ def test_a_weight_scaled_in_place_is_refused_by_its_name(own_client, own_models)
     error = refusal(own_client, own_models, "weight", "XDiTLoader")
     assert error.node_type == "ForeignChanges" and "has no weights in ComfyUI's process" in error.message
     assert_right(latents(own_client, own_models, plain))
+
+
+def test_a_pack_that_the_first_request_imports_replaces_nothing_that_comfyui_has_put_back(start_comfy):
+    instance = start_comfy(packs=PACKS, OMP_NUM_THREADS="1")
+    with ComfyClient(instance.url, instance.base / "output") as session:
+        models = ModelShelf(instance.base / "models")
+        assert_right(latents(session, models, lambda g, m: g.add("PackFactor", model=m, factor=0.5, replace=False)))
+        assert_right(latents(session, models, lambda g, m: g.add("PackFactor", model=m, factor=0.5, replace=True)))

@@ -124,15 +124,23 @@ def test_rows_stay_together_for_code_that_may_mix_them(client, comfy, models, ar
     assert named in run.said and UNDIVIDED_BATCH in run.said
 
 
+@pytest.mark.parametrize("kind", [LOADER, STOCK])
 @pytest.mark.parametrize("degrees", [CFG, AUTO], ids=["cfg 2", "auto"])
-def test_a_replaced_forward_of_wan_that_weighs_conditions(client, comfy, models, degrees):
-    run = Run(client, comfy, models, "wan", STOCK, degrees, patch=patched("ForeignMixingForward"))
+def test_a_replaced_forward_of_wan_that_weighs_conditions(client, comfy, models, kind, degrees):
+    run = Run(client, comfy, models, "wan", kind, degrees, patch=patched("ForeignMixingForward"))
     assert run.right
     if degrees == CFG:
         assert "the object patch 'diffusion_model.blocks.0.cross_attn.forward'" in run.said
         assert UNDIVIDED_CFG in run.said
     else:
         assert "cfg 2" not in run.said
+
+
+@pytest.mark.parametrize("degrees", [CFG, BATCH], ids=["cfg 2", "batch 2"])
+def test_a_forward_that_is_replaced_while_sampling(client, comfy, models, degrees):
+    run = Run(client, comfy, models, degrees=degrees, batch=2, patch=patched("ForeignSwapWhileSampling"))
+    assert run.right
+    assert "forward_of_all_rows" in run.said and (UNDIVIDED_CFG if degrees == CFG else UNDIVIDED_BATCH) in run.said
 
 
 @pytest.mark.parametrize("kind", [LOADER, STOCK])
@@ -164,6 +172,14 @@ def test_nodes_of_comfyui_that_draw_in_each_call_keep_conditions_together(client
     run = Run(client, comfy, models, "sdxl", degrees=degrees, patch=tiled)
     assert run.right
     assert "draws random numbers in each model call" in run.said if degrees else "cfg 2" not in run.said
+
+
+@pytest.mark.parametrize("degrees", [CFG, AUTO], ids=["cfg 2", "auto"])
+def test_self_attention_guidance_sees_the_negative_condition_on_every_rank(client, comfy, models, degrees):
+    guided = patched("SelfAttentionGuidance", scale=0.5, blur_sigma=2.0)
+    run = Run(client, comfy, models, "sdxl", degrees=degrees, patch=guided)
+    assert run.right
+    assert "keeps the attention of the negative condition" in run.said if degrees else "cfg 2" not in run.said
 
 
 def controlled(comfy, models, kind, hints=1):
@@ -233,6 +249,7 @@ def test_a_mask_for_each_image(client, comfy, models, degrees):
 
 
 def test_residuals_that_are_no_rows_of_the_tokens_are_refused(client, comfy, models):
-    with pytest.raises(PromptFailed, match="'(input|output)' residuals of shape .*set Parallel Config's ulysses, ring"):
+    named = "OneRowControlNet of conditions in xdit-test-foreign gives '(input|output)' residuals of shape"
+    with pytest.raises(PromptFailed, match=f"{named} .*set Parallel Config's ulysses, ring"):
         Run(client, comfy, models, degrees={"ulysses": 2}, texts=controlled(comfy, models, "one row"))
     assert Run(client, comfy, models, degrees=CFG, texts=controlled(comfy, models, "one row")).right

@@ -8,6 +8,7 @@ from support.prompts import Graph
 
 def sampled(graph, model, node, **inputs):
     latent = graph.add("EmptySD3LatentImage", width=128, height=96, batch_size=1)
+    inputs = {"seed": 7, "steps": 4, **inputs}
     return graph.add(node, model=model, positive=graph.flux_conditioning(1), latent_image=latent, **inputs)
 
 
@@ -23,15 +24,6 @@ def test_draws_of_python_numpy_and_torch_while_sampling_and_after(client, models
 
 def test_a_sampler_that_draws_its_steps(client, models):
     assert agree(client, models, "ForeignSeededSampler")
-
-
-def test_draws_on_a_stock_model(client, models):
-    graph = Graph()
-    stock, ours = flux_loaders(graph, models)
-    first = graph.save(sampled(graph, stock, "ForeignDraws", seed=12))
-    second = graph.save(sampled(graph, ours, "ForeignDraws", seed=12))
-    result = client.run(graph.prompt)
-    assert relative_error(*(client.latent(result, node.id) for node in (second, first))) <= TOLERANCE
 
 
 def test_the_draws_matter(client, models):

@@ -54,8 +54,8 @@ def agree(pair):
     return relative_error(found, stock) <= TOLERANCE
 
 
-@pytest.mark.parametrize("ranks", RANKS, ids=str)
 @pytest.mark.parametrize(("who", "step"), [("rank 0", 0), ("rank 0", 4), ("others", 2), ("others", 4)])
+@pytest.mark.parametrize("ranks", RANKS, ids=str)
 def test_a_rank_calls_once_more_than_the_others(client, models, who, step, ranks):
     """Before the first step, in the middle, after the last."""
     assert agree(latents(client, models, "ForeignDrift", ranks, who=who, step=step, call="guided"))
@@ -93,9 +93,9 @@ def test_on_a_stock_model_too(client, models):
         assert agree(latents(client, models, sampler, sampling="XDiTSamplerAdvanced", **inputs))
 
 
-@pytest.mark.parametrize("ranks", [RANKS[0], RANKS[5]], ids=str)
-@pytest.mark.parametrize("step", [1, 4])
 @pytest.mark.parametrize("who", ["rank 0", "others"])
+@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("ranks", [RANKS[0], RANKS[5]], ids=str)
 def test_a_sampler_that_catches_everything_is_ended_all_the_same(client, models, who, step, ranks):
     assert agree(latents(client, models, "ForeignClinging", ranks, who=who, step=step))
 

@@ -119,9 +119,9 @@ def test_room_is_measured_in_the_ranks(shelf):
     group = SimpleNamespace(
         devices=SimpleNamespace(kind="cuda", indices=(0, 1)), size=2, ask=lambda stacks: dict(answers)
     )
-    guider = SimpleNamespace(model_patcher=patcher, conds={"positive": []})
+    guider = SimpleNamespace(model_patcher=patcher, model_options={}, conds={"positive": []})
     room = measured_room(guider, torch.Size((1, 16, 128, 128)), group, FLUX)
-    assert room.free == 9.5 * GIB
+    assert room.free == 9.5 * GIB and room.companions == 0
     assert room.activations > 0
     assert room.footprint.whole == sum(parameter.nbytes for parameter in patcher.model.diffusion_model.parameters())
     double = patcher.model.diffusion_model.double_blocks[0]

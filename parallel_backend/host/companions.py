@@ -16,15 +16,21 @@ def companions(guider: Any) -> list[comfy.model_patcher.ModelPatcher]:
     """Their patchers, each model once."""
     patcher = guider.model_patcher
     in_conditions, _ = comfy.sampler_helpers.get_additional_models(guider.conds, patcher.model_dtype())
-    found = [
+    waiting = [
         *in_conditions,
         *comfy.sampler_helpers.get_additional_models_from_model_options(guider.model_options),
-        *(model for key, models in patcher.additional_models.items() if key not in STATE_NOT_SENT for model in models),
         *(value for value in vars(guider).values() if isinstance(value, comfy.model_patcher.ModelPatcher)),
+        patcher,
     ]
-    nested = [inner for model in found for inner in model.get_nested_additional_models()]
-    by_model = {id(one.model): one for one in (*found, *nested)}
-    by_model.pop(id(patcher.model), None)
+    by_model: dict[int, comfy.model_patcher.ModelPatcher] = {}
+    while waiting:
+        one = waiting.pop()
+        if id(one.model) not in by_model:
+            by_model[id(one.model)] = one
+            waiting += [
+                inner for key, sent in one.additional_models.items() if key not in STATE_NOT_SENT for inner in sent
+            ]
+    del by_model[id(patcher.model)]
     return list(by_model.values())
 
 

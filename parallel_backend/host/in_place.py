@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
 from ..foreign_code import file_of_class, foreign_file, is_foreign_file, pack_of
-from ..in_place import Hook, InPlace, Method, class_name, modules_of, samples, tensors_of
+from ..in_place import Hook, InPlace, Method, attributes_of, class_name, modules_of, samples, tensors_of
+
+_made: WeakKeyDictionary[torch.nn.Module, dict[str, torch.nn.Module]] = WeakKeyDictionary()
+
+
+def remember_modules(model: torch.nn.Module) -> None:
+    """`model` is as it was made: of modules without weights, no other way tells whether one was exchanged."""
+    _made[model] = {path: module for path, module in model.named_modules() if path}
 
 
 def look_at(patcher: Any) -> InPlace:
     """Of a MODEL whose object patches may be applied just now, as they are while ComfyUI samples."""
     with patcher.use_ejected():
         found = InPlace(skipped=tuple(patcher.object_patches))
-        for path, module in modules_of(patcher.model, found.skipped):
-            found.classes[path] = class_name(module)
-            if is_foreign_file(file_of_class(type(module))):
+        modules = list(modules_of(patcher.model, found.skipped))
+        made = _made.get(patcher.model, {})
+        for path, module in modules:
+            found.classes[path] = class_name(type(module))
+            if made and path and made.get(path) is not module:
+                found.classes[path] += " that was not there"
+            if attributes := attributes_of(module):
+                found.attributes[path] = attributes
+            if _is_of_a_pack(type(module)):
                 found.foreign[path] = type(module)
             found.methods.extend(
                 Method(path, name, *_unbound(value, module))
@@ -26,7 +41,7 @@ def look_at(patcher: Any) -> InPlace:
                 if (f"{path}.{name}" if path else name) not in patcher.object_patches
             )
             found.hooks.extend(_hooks(path, module))
-        found.samples = samples(_unpatched(patcher, found.skipped))
+        found.samples = samples(_unpatched(patcher, modules))
     return found
 
 
@@ -38,19 +53,27 @@ def undivided(found: InPlace) -> str:
         file = foreign_file(changed.value)
         who = f"the node pack {pack_of(file)!r}" if file is not None else "a node"
         return f"{who} {what} {where} of the loaded model, beside its patcher, which may look at all tokens"
+    for path, cls in found.foreign.items():
+        if any(base.__module__.startswith("comfy.ldm.") for base in cls.__mro__):  # a loader's layers have no such base
+            pack = pack_of(file_of_class(cls))
+            return f"the node pack {pack!r} made {path} of the model a {cls.__qualname__}, which may look at all tokens"
     return ""
+
+
+@functools.cache
+def _is_of_a_pack(cls: type) -> bool:
+    return is_foreign_file(file_of_class(cls))
 
 
 def _changed(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """What runs of this object and is not its class's."""
     cls = type(module)
-    made_by_pack = is_foreign_file(file_of_class(cls))
     for name, value in list(vars(module).items()):
         if not callable(value):
             continue
         own = getattr(cls, name, None)
         if own is None or isinstance(own, torch.nn.Module):
-            if not made_by_pack and not isinstance(value, type) and foreign_file(value) is not None:
+            if not _is_of_a_pack(cls) and not isinstance(value, type) and foreign_file(value) is not None:
                 yield name, value
         elif not _is_bound_to(value, module, own):
             yield name, value
@@ -77,9 +100,9 @@ def _hooks(path: str, module: torch.nn.Module) -> Iterator[Hook]:
             yield Hook(path, value, False, with_kwargs, number in module._forward_hooks_always_called)
 
 
-def _unpatched(patcher: Any, skipped: tuple[str, ...]) -> Iterator[tuple[str, torch.Tensor]]:
+def _unpatched(patcher: Any, modules: list[tuple[str, torch.nn.Module]]) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors that hold what was loaded."""
     patched = set(patcher.backup) | set(patcher.hook_backup)
     if patcher.model.current_weight_patches_uuid is not None:
         patched |= {key if isinstance(key, str) else key[0] for key in patcher.patches}
-    return ((name, tensor) for name, tensor in tensors_of(patcher.model, skipped) if name not in patched)
+    return ((name, tensor) for name, tensor in tensors_of(modules) if name not in patched)

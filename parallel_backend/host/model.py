@@ -12,6 +12,7 @@ from comfy.patcher_extension import WrappersMP
 from ..config import ParallelConfig
 from ..recipe import ModelIdentity, Recipe
 from ..weights import load_model
+from .in_place import remember_modules
 from .loaded import identity_of, remember
 from .seam import SEAM_KEY, Seam
 from .weightless import WeightlessModelError, guard_weights, no_weights
@@ -34,6 +35,7 @@ class XDiTModelPatcher(comfy.model_patcher.ModelPatcher):
         identity = recipe.identity()
         model = load_model(recipe, data=False)
         guard_weights(model)
+        remember_modules(model)
         remember(model, identity)
         patcher = cls(model, comfy.model_management.get_torch_device(), torch.device("cpu"))
         patcher._attach(recipe, config)

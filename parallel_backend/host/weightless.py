@@ -6,6 +6,7 @@ that runs the model would go on with numbers out of nowhere.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -35,17 +36,8 @@ def no_weights(what: str) -> WeightlessModelError:
     )
 
 
-class WeightlessTensor(torch.Tensor):
-    """A tensor on meta that raises WeightlessModelError when its values are asked for or set."""
-
-    @classmethod
-    def of(cls, tensor: torch.Tensor, parameter: bool) -> WeightlessTensor:
-        """`tensor` (on meta), as a parameter of a module or as a buffer."""
-        with torch._C.DisableTorchFunctionSubclass():
-            made = tensor.detach().as_subclass(cls)
-        if parameter:
-            made._is_param = True
-        return made
+class Weightless:
+    """Mixed into a class of tensors: what asks for values, or sets them, raises WeightlessModelError."""
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
@@ -55,9 +47,10 @@ class WeightlessTensor(torch.Tensor):
             raise no_weights(f"compute with a weight there, copy it or change it ({name})")
         with torch._C.DisableTorchFunctionSubclass():
             result = function(*args, **kwargs)
-            if isinstance(result, torch.Tensor) and result.is_meta and type(result) is not cls:
-                return result.as_subclass(cls)
-        return result
+            return _guarded(result) if isinstance(result, torch.Tensor) and _lacks_data(result) else result
+
+    def dequantize(self, *args, **kwargs):
+        raise no_weights("read a weight there")
 
     def __deepcopy__(self, memo):
         raise no_weights("copy the model there")
@@ -66,15 +59,32 @@ class WeightlessTensor(torch.Tensor):
         raise no_weights("copy the model there, or send it elsewhere")
 
 
+@functools.cache
+def _weightless(kind: type[torch.Tensor]) -> type[torch.Tensor]:
+    return type(f"Weightless{kind.__name__}", (Weightless, kind), {})
+
+
+def _guarded(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor`, which has no data, as one that refuses to be computed with."""
+    if isinstance(tensor, Weightless):
+        return tensor
+    if type(tensor) in (torch.Tensor, torch.nn.Parameter):
+        return tensor.as_subclass(_weightless(torch.Tensor))
+    tensor.__class__ = _weightless(type(tensor))  # a quantised one, of parts
+    return tensor
+
+
 def guard_weights(model: torch.nn.Module) -> None:
-    """Every plain tensor of `model` that is on meta shows what it is like and refuses the rest."""
+    """The tensors of `model` that have no data show what they are like and refuse the rest."""
     for module in model.modules():
-        for tensors, parameter in ((module._parameters, True), (module._buffers, False)):
+        for tensors in (module._parameters, module._buffers):
             for name, tensor in tensors.items():
-                if tensor is not None and tensor.is_meta and type(tensor) in (torch.Tensor, torch.nn.Parameter):
-                    tensors[name] = WeightlessTensor.of(tensor, parameter)
-        if any(_lacks_data(tensor) for tensor in module._parameters.values()):
-            module.register_forward_pre_hook(refuse_to_run)
+                if tensor is not None and _lacks_data(tensor):
+                    guarded = _guarded(tensor.detach() if type(tensor) is torch.nn.Parameter else tensor)
+                    guarded._is_param = tensors is module._parameters
+                    tensors[name] = guarded
+                    if hasattr(tensor, "__tensor_flatten__"):
+                        module.register_forward_pre_hook(refuse_to_run)
 
 
 def refuse_to_run(module: torch.nn.Module, args: Any) -> None:
@@ -82,9 +92,9 @@ def refuse_to_run(module: torch.nn.Module, args: Any) -> None:
     raise no_weights(f"run a {type(module).__name__} of the model there")
 
 
-def _lacks_data(tensor: Any) -> bool:
-    if tensor is None or isinstance(tensor, WeightlessTensor) or not hasattr(tensor, "__tensor_flatten__"):
-        return False
+def _lacks_data(tensor: torch.Tensor) -> bool:
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return tensor.is_meta
     names, _ = tensor.__tensor_flatten__()
     return any(getattr(tensor, name).is_meta for name in names)
 

@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 
 from ..sharding.in_options import InOptions
+from ..sharding.memory_order import as_contiguous, dense, laid_out_as
 from ..sharding.pipeline.schedule import Schedule
 from .announcements import Announcements
 from .inputs import put_together, take_apart
@@ -81,7 +82,7 @@ class Agreement(InOptions):
         """On rank 0: the guider gets these attributes, on every rank before its next call."""
         if attributes:
             vars(self._guider).update(attributes)
-            if self._rank0 is not None:
+            if self._rank0 is not None and not self._inside:
                 self._tell(CHANGED, attributes)
 
     # A run and its sampler
@@ -136,12 +137,12 @@ class Agreement(InOptions):
             return executor(x, timestep, model_options, seed)
         self._options = (model_options, seed)
         x, timestep = self._agree(GUIDED, (x, timestep))
-        return self._guided(lambda: executor(x, timestep, model_options, seed))
+        return self._guided(x, lambda: executor(x, timestep, model_options, seed))
 
-    def _guided(self, call: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def _guided(self, x: torch.Tensor, call: Callable[[], torch.Tensor]) -> torch.Tensor:
         with self._within():
-            result = call().contiguous()
-        dist.broadcast(result, 0, group=self._group)
+            result = laid_out_as(call(), x)
+        dist.broadcast(as_contiguous(result), 0, group=self._group)
         return result
 
     def conditions(self, executor, model, conds, x_in, timestep, model_options) -> list[torch.Tensor]:
@@ -150,7 +151,7 @@ class Agreement(InOptions):
             return executor(model, conds, x_in, timestep, model_options)
         self._conditions = (conds, model_options)
         number = next((number for number, known in enumerate(self._models) if known is model), 0)
-        x_in, timestep, _ = self._agree(CONDITIONS, (x_in, timestep, self._names(conds)), number)
+        x_in, timestep = self._agree(CONDITIONS, (x_in, timestep), [number, *self._names(conds)])
         with self._within():
             return executor(model, conds, x_in, timestep, model_options)
 
@@ -188,37 +189,37 @@ class Agreement(InOptions):
 
     # Leading and following
 
-    def _agree(self, call: str, own: Any, number: int = 0) -> Any:
-        """Rank 0's inputs of this call; `own` are this rank's."""
+    def _agree(self, call: str, own: Any, which: Any = None) -> Any:
+        """Rank 0's inputs of this call; `own` are this rank's. `which`, in JSON's types: of the calls of this kind."""
         if not self._rank0.leads:
-            return self._follow(call, own, number)
+            return self._follow(call, own, which)
         if self._cancelled.is_set():
             self._tell(CANCELLED, None)
             self._stop(True)
-        return self._tell(call, own, number)
+        return self._tell(call, own, which)
 
-    def _tell(self, what: str, value: Any, number: int = 0) -> Any:
-        """`value`, its tensors contiguous as the others get them: a CUDA graph is kept for strides, too."""
+    def _tell(self, what: str, value: Any, which: Any = None) -> Any:
+        """`value`, its tensors dense as the others get them: a CUDA graph is kept for strides, too."""
         tensors: list[torch.Tensor] = []
         skeleton = take_apart(value, tensors)
         done = self._schedule.done if self._schedule is not None else 0
-        contiguous = [tensor.contiguous() for tensor in tensors]
-        self._rank0.tell((what, number, done, skeleton), contiguous)
-        if all(one is other for one, other in zip(contiguous, tensors, strict=True)):
+        sent = [dense(tensor) for tensor in tensors]
+        self._rank0.tell((what, which, done, skeleton), sent)
+        if all(one is other for one, other in zip(sent, tensors, strict=True)):
             return value
-        return put_together(skeleton, contiguous, value, in_place=True)
+        return put_together(skeleton, sent, value, in_place=True)
 
-    def _follow(self, wanted: str, own: Any, number: int = 0) -> Any:
+    def _follow(self, wanted: str, own: Any, which: Any = None) -> Any:
         """Rank 0's inputs of the wanted call, or its value at the wanted end, after all that it does before."""
         if self._over is not None:
             raise LeaderDone
         while True:
             self._cancelled.is_set()  # its answer is rank 0's; asked here it counts as progress
-            (what, which, done, skeleton), tensors = self._rank0.hear()
+            (what, told, done, skeleton), tensors = self._rank0.hear()
             if self._schedule is not None:
                 self._schedule.done = done
             self._stop(what == CANCELLED)
-            if (what, which) == (wanted, number):
+            if (what, told) == (wanted, which):
                 return put_together(skeleton, tensors, own, in_place=True)
             if what in ENDS:
                 self._over, self._latent = what, put_together(skeleton, tensors, None)
@@ -226,26 +227,25 @@ class Agreement(InOptions):
             if what == CHANGED:
                 vars(self._guider).update(put_together(skeleton, tensors, None))
             elif what != WAITS:
-                self._serve(what, which, skeleton, tensors)
+                self._serve(what, told, skeleton, tensors)
 
-    def _serve(self, what: str, number: int, skeleton: Any, tensors: list[torch.Tensor]) -> None:
+    def _serve(self, what: str, which: Any, skeleton: Any, tensors: list[torch.Tensor]) -> None:
         """This rank's part in a call of rank 0, whose result this rank has no use for."""
         if not self._can_serve:
             raise RuntimeError(f"rank 0 begins a {what} outside of the sampler that this rank does not begin")
         if what == GUIDED:
             x, timestep = put_together(skeleton, tensors, None)
-            self._guided(lambda: self._guider.outer_predict_noise(x, timestep, *self._options))
+            self._guided(x, lambda: self._guider.outer_predict_noise(x, timestep, *self._options))
         elif what == CONDITIONS:
-            self._serve_conditions(self._models[number], *put_together(skeleton, tensors, None))
+            self._serve_conditions(which, *put_together(skeleton, tensors, None))
         else:
-            own = self._arguments.get(number, {"kwargs": {OPTIONS: self._options[0].get(OPTIONS, {})}})
+            own = self._arguments.get(which, {"kwargs": {OPTIONS: self._options[0].get(OPTIONS, {})}})
             arguments = put_together(skeleton, tensors, own)
             with self._within():
-                self._models[number].diffusion_model(*arguments["args"], **arguments["kwargs"])
+                self._models[which].diffusion_model(*arguments["args"], **arguments["kwargs"])
 
-    def _serve_conditions(
-        self, model: Any, x_in: torch.Tensor, timestep: torch.Tensor, names: list[str | None]
-    ) -> None:
+    def _serve_conditions(self, which: list, x_in: torch.Tensor, timestep: torch.Tensor) -> None:
+        model, names = self._models[which[0]], which[1:]
         own, model_options = self._conditions
         if "" in names and len(own) != len(names):
             raise RuntimeError("rank 0 evaluates conditions of its own that this rank's sampler did not come to")

@@ -13,6 +13,9 @@ import comfy.model_management
 import torch
 import torch.distributed as dist
 
+from ..sharding.memory_order import as_contiguous, order_of
+from ..transport.blobs import as_bytes
+
 SHORT = 1024  # bytes that each line takes at least; the rest of a longer one follows
 LENGTH = 4  # bytes in front that say how long it is
 CPU, ACCELERATOR = "cpu", "accelerator"
@@ -26,8 +29,13 @@ class Announcements:
         self.leads = dist.get_rank(group) == 0
 
     def tell(self, news: Any, tensors: Sequence[torch.Tensor] = ()) -> None:
-        """`news`: what JSON can hold; `tensors`: of any dtype, shape, strides and device."""
-        specs = [(str(tensor.dtype).removeprefix("torch."), list(tensor.shape), _kind(tensor)) for tensor in tensors]
+        """`news`: what JSON can hold; `tensors`: dense, of any dtype, shape, order in memory and device."""
+        orders = [order_of(tensor) for tensor in tensors]
+        tensors = [as_contiguous(tensor) for tensor in tensors]
+        specs = [
+            (str(tensor.dtype).removeprefix("torch."), list(tensor.shape), _kind(tensor), order)
+            for tensor, order in zip(tensors, orders, strict=True)
+        ]
         line = json.dumps((news, specs)).encode()
         first = bytearray(SHORT)
         first[:LENGTH] = len(line).to_bytes(LENGTH, "big")
@@ -37,11 +45,11 @@ class Announcements:
         if rest := line[SHORT - LENGTH :]:
             self._broadcast(torch.frombuffer(bytearray(rest), dtype=torch.uint8))
         for kind in (CPU, ACCELERATOR):
-            if parts := [_bytes(tensor) for tensor in tensors if _kind(tensor) == kind and tensor.numel()]:
+            if parts := [as_bytes(tensor) for tensor in tensors if _kind(tensor) == kind and tensor.numel()]:
                 self._broadcast(torch.cat(parts) if len(parts) > 1 else parts[0])
 
     def hear(self) -> tuple[Any, list[torch.Tensor]]:
-        """The news, and the tensors on this rank's devices, contiguous."""
+        """The news, and the tensors on this rank's devices, in memory as they are on rank 0."""
         first = bytearray(SHORT)
         self._broadcast(torch.frombuffer(first, dtype=torch.uint8))
         length = int.from_bytes(first[:LENGTH], "big")
@@ -54,7 +62,7 @@ class Announcements:
         return news, self._receive(specs)
 
     def _receive(self, specs: list) -> list[torch.Tensor]:
-        shapes = [(getattr(torch, dtype), shape, kind) for dtype, shape, kind in specs]
+        shapes = [(getattr(torch, dtype), shape, kind) for dtype, shape, kind, _ in specs]
         sizes = [torch.Size(shape).numel() * dtype.itemsize for dtype, shape, _ in shapes]
         flat, begun = {}, {CPU: 0, ACCELERATOR: 0}
         for kind in (CPU, ACCELERATOR):
@@ -73,7 +81,7 @@ class Announcements:
             aligned = part if begun[kind] % dtype.itemsize == 0 else part.clone()
             tensors.append(aligned.view(dtype).reshape(shape))
             begun[kind] += size
-        return tensors
+        return [_in_order(tensor, order) for tensor, (*_, order) in zip(tensors, specs, strict=True)]
 
     def _broadcast(self, tensor: torch.Tensor) -> None:
         dist.broadcast(tensor, 0, group=self._group)
@@ -83,5 +91,6 @@ def _kind(tensor: torch.Tensor) -> str:
     return CPU if tensor.device.type == "cpu" else ACCELERATOR
 
 
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+def _in_order(contiguous: torch.Tensor, order: list[int]) -> torch.Tensor:
+    """The tensor whose dims lie in memory in this order."""
+    return contiguous.permute([order.index(dim) for dim in range(contiguous.ndim)])

@@ -58,7 +58,8 @@ class ForwardServer:
             several = isinstance(output, list | tuple)
             parts = [part.contiguous() for part in (output if several else [output])]
             for part in parts:
-                dist.broadcast(part, 0, group=self._mesh.active)
+                if part.numel():  # a modality without tokens
+                    dist.broadcast(part, 0, group=self._mesh.active)
             output = parts if several else parts[0]
         changes, lost = self._reader.received.changes()
         return output, changes, (*self._session.notes, *lost)

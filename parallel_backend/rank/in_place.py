@@ -19,6 +19,7 @@ WHAT_TO_DO = (
     " stock loader and sampler"
 )
 
+_last_seen: WeakKeyDictionary[torch.nn.Module, tuple] = WeakKeyDictionary()  # of ComfyUI's model, and found alike
 _own_samples: WeakKeyDictionary[torch.nn.Module, dict] = WeakKeyDictionary()
 
 
@@ -39,10 +40,14 @@ def as_object_patches(model: torch.nn.Module, found: InPlace) -> dict[str, Any]:
 def follow(patcher: Any, found: InPlace) -> list[Callable[[], None]]:
     """Do what was done there; what is returned undoes it. Raises ChangedInPlace, having done nothing."""
     model = patcher.model
+    looks = (found.skipped, found.classes, found.samples, found.attributes)
+    if _last_seen.get(model) == looks and not found.hooks and not found.foreign:
+        return []
+    _last_seen.pop(model, None)
     with patcher.use_ejected():
         modules = dict(modules_of(model, found.skipped))
         classes = _classes(modules, found)
-        _check_weights(model, found)
+        _check_weights(model, found, modules)
     undo: list[Callable[[], None]] = []
     for module, cls in classes:
         undo.append(functools.partial(setattr, module, "__class__", type(module)))
@@ -54,6 +59,14 @@ def follow(patcher: Any, found: InPlace) -> list[Callable[[], None]]:
         else:
             handle = module.register_forward_hook(hook.value, with_kwargs=hook.with_kwargs, always_call=hook.always)
         undo.append(handle.remove)
+    for path, attributes in found.attributes.items():
+        own = vars(modules[path])
+        for name, value in attributes.items():
+            if type(own.get(name)) is type(value) and own[name] != value:
+                undo.append(functools.partial(own.__setitem__, name, own[name]))
+                own[name] = value
+    if not undo:
+        _last_seen[model] = looks
     return undo
 
 
@@ -61,28 +74,28 @@ def _classes(modules: dict[str, torch.nn.Module], found: InPlace) -> list[tuple[
     """The modules that are of another pack's subclass in ComfyUI's process. Raises ChangedInPlace."""
     for path in found.classes.keys() ^ modules.keys():
         there = f"a {found.classes[path]}" if path in found.classes else "nothing"
-        here = f"a {class_name(modules[path])}" if path in modules else "nothing"
+        here = f"a {class_name(type(modules[path]))}" if path in modules else "nothing"
         raise ChangedInPlace(
             f"{path} of the model is {there} in ComfyUI's process, and {here} in its file; {WHAT_TO_DO}"
         )
     changed = []
     for path, name in found.classes.items():
         own, cls = modules[path], found.foreign.get(path)
-        if name == class_name(own):
+        if name == class_name(type(own)):
             continue
         if cls is None or not issubclass(cls, type(own)):
             by = f" of the node pack {pack_of(file_of_class(cls))!r}" if cls is not None else ""
             raise ChangedInPlace(
-                f"{path} of the model is a {name}{by} in ComfyUI's process, and a {class_name(own)} in its file;"
+                f"{path} of the model is a {name}{by} in ComfyUI's process, and a {class_name(type(own))} in its file;"
                 f" {WHAT_TO_DO}"
             )
         changed.append((own, cls))
     return changed
 
 
-def _check_weights(model: torch.nn.Module, found: InPlace) -> None:
+def _check_weights(model: torch.nn.Module, found: InPlace, modules: dict[str, torch.nn.Module]) -> None:
     """Raises ChangedInPlace when ComfyUI's process has other weights than the files."""
-    held = dict(tensors_of(model, found.skipped))
+    held = dict(tensors_of(modules.items()))
     if missing := [name for name in found.samples if name not in held]:
         raise ChangedInPlace(f"the model's file has no {missing[0]}, ComfyUI's process has; {WHAT_TO_DO}")
     known = _own_samples.setdefault(model, {})

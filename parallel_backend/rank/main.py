@@ -11,6 +11,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -157,6 +158,8 @@ class Rank:
             for patcher in {id(patcher.model): patcher for patcher in patchers}.values():
                 if patcher.in_place is not None:
                     self._followed += follow(patcher, patcher.in_place)
+            if self._followed:  # what is compiled or captured is the model as its file has it
+                message = replace(message, compile=False)
         except Exception as error:
             if isinstance(error, ModelNotLoaded):
                 stage, error = "load", error.__cause__

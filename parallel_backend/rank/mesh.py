@@ -56,7 +56,7 @@ class Meshes:
     may hold its buffers, and end before the groups whose collectives they captured.
     """
 
-    def __init__(self, device: torch.device, before_release: Callable[[], None]):
+    def __init__(self, device: torch.device, before_release: Callable[[], None] = lambda: None):
         self._device = device
         self._before_release = before_release
         self._made = 0

@@ -105,8 +105,14 @@ class RequestReader:
         return patcher
 
     def model_part(self, identity: ModelIdentity, path: str) -> Any:
-        model = self.models.base(identity).model
-        return comfy.utils.get_attr(model, path) if path else model
+        """The model's own, also while an earlier prompt's object patches are in its place."""
+        patcher = self.models.base(identity)
+        own, names, exchanged = patcher.model, path.split(".") if path else [], patcher.object_patches_backup
+        for length in range(len(names), 0, -1):
+            if (patched := ".".join(names[:length])) in exchanged:
+                own, names = exchanged[patched], names[length:]
+                break
+        return comfy.utils.get_attr(own, ".".join(names)) if names else own
 
     def original(self, module_name: str, qualified_name: str) -> Any:
         return self._replacements.function(module_name, qualified_name)

@@ -25,8 +25,8 @@ class NoOriginal(RuntimeError):
 
 
 class Replacements:
-    """`remember` is called before any pack is imported; then, for each request, `begin` before it is read, `apply`
-    when it is, and `end` when it is over.
+    """Made before any pack is imported; then, for each request, `begin` before it is read, `apply` when it is, and
+    `end` when it is over.
     """
 
     def __init__(self):
@@ -34,6 +34,7 @@ class Replacements:
         self._undo: list[Callable[[], None]] = []
         self._looked_at = 0  # modules
         self._packs = False  # whether any was imported
+        self.remember()
 
     def remember(self) -> None:
         """ComfyUI's modules that were loaded since, as they are, but for what a pack has replaced there already."""

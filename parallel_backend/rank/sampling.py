@@ -17,6 +17,7 @@ from ..random_state import RandomState
 from ..sharding.batch import BatchParallel
 from ..sharding.cfg import CfgParallel
 from ..sharding.engine import ShardedModel
+from ..sharding.foreign_conditions import foreign_controls
 from ..sharding.node_code import OURS
 from ..sharding.pipeline.pipelined import PipelinedModel
 from ..sharding.pipeline.schedule import Schedule
@@ -98,6 +99,7 @@ def sample(
     with contextlib.ExitStack() as contexts:
         contexts.enter_context(options.settings.held())
         session = contexts.enter_context(sharded(patchers, mesh, meshes))
+        session.controls = tuple(foreign_controls(guider.conds.values()))
         session.kernel_with_lse = contexts.enter_context(attention_kernel(options.attention, session.note))
         contexts.enter_context(_agreed_memory(patchers, mesh))
         if options.compile:

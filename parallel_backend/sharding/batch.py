@@ -17,8 +17,9 @@ import torch.distributed as dist
 from comfy.utils import repeat_to_batch_size
 
 from .collectives import split_evenly
-from .guided_call import rows_stay_together
+from .guided_call import mixed_in_model, rows_stay_together
 from .in_options import InOptions
+from .memory_order import laid_out_as
 from .peers import Peers
 
 
@@ -39,7 +40,8 @@ class BatchParallel(InOptions):
         total = x_in.shape[0]
         if total < 2:
             return executor(model, conds, x_in, timestep, model_options)
-        if why := rows_stay_together(model.current_patcher, model_options, conds, total):
+        why = rows_stay_together(model.current_patcher, model_options, conds, total)
+        if why := why or mixed_in_model(model):
             self._note(f"{why}: every batch group evaluates all rows")
             return executor(model, conds, x_in, timestep, model_options)
         sizes = split_evenly(total, self._peers.size)
@@ -47,7 +49,7 @@ class BatchParallel(InOptions):
         rows = range(start, start + sizes[self._peers.index])
         part = functools.partial(self._evaluate, executor, model, conds, x_in, timestep, model_options, rows)
         results = self._peers.all_or_none(lambda: self._around(part))
-        return [_gather_rows(result, sizes, self._peers) for result in results]
+        return [laid_out_as(_gather_rows(result, sizes, self._peers), x_in) for result in results]
 
     def _evaluate(self, executor, model, conds, x_in, timestep, model_options, rows: range) -> list[torch.Tensor]:
         if not rows:  # still one call, as on the other ranks

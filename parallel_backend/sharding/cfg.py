@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from .guided_call import conditions_stay_together
+from .guided_call import conditions_stay_together, mixed_in_model
 from .in_options import InOptions
+from .memory_order import as_contiguous, laid_out_as
 from .peers import Peers
 
 
@@ -29,13 +30,14 @@ class CfgParallel(InOptions):
         if len(active) < 2:
             return executor(model, conds, x_in, timestep, model_options)
         evaluated = [conds[index] for index in active]
-        if why := conditions_stay_together(model.current_patcher, model_options, evaluated, x_in.shape[0]):
+        why = conditions_stay_together(model.current_patcher, model_options, evaluated, x_in.shape[0])
+        if why := why or mixed_in_model(model):
             self._note(f"{why}: every cfg group evaluates all conditions")
             return executor(model, conds, x_in, timestep, model_options)
         owner = {index: place % self._peers.size for place, index in enumerate(active)}
         own = [cond if owner.get(index) == self._peers.index else None for index, cond in enumerate(conds)]
         results = self._peers.all_or_none(lambda: executor(model, own, x_in, timestep, model_options))
         for index in active:
-            results[index] = results[index].contiguous()
-            dist.broadcast(results[index], self._peers.ranks[owner[index]], group=self._peers.group)
+            results[index] = laid_out_as(results[index], x_in)
+            dist.broadcast(as_contiguous(results[index]), self._peers.ranks[owner[index]], group=self._peers.group)
         return results

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 import operator
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, repeat
-from pathlib import Path
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .plan import class_path
 
-OURS = f"{Path(__file__).resolve().parents[1]}/"
+OURS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")  # as code names its file: links not followed
 ATTRIBUTE = "xdit_watch"  # of a diffusion model
 LIBRARIES = frozenset({"torch", "comfy", "comfy_kitchen"})
 # Of torch's own classes only what is called for a module's output; packs wrap `to` and the like.
@@ -171,10 +171,12 @@ class ModelWatch:
     def _changed_classes(self) -> dict[type, list[tuple[str, Callable]]]:
         """Foreign functions in the classes of the model's modules."""
         changed: dict[type, list[tuple[str, Callable]]] = {}
-        for kind, own in self._functions.items():
+        for kind in self._functions:
             for name, function in _functions(kind):
+                # This pack puts wrappers on a class around what that inherits.
+                own = [_below_ours(self._functions[base].get(name)) for base in kind.__mro__ if base in self._functions]
                 code = _below_ours(function)
-                if code is not None and code is not _below_ours(own.get(name)):
+                if code is not None and not any(code is one for one in own):
                     changed.setdefault(kind, []).append((f"{kind.__qualname__}.{name}", code))
         return changed
 
@@ -189,15 +191,19 @@ class ModelWatch:
 
     def _foreign_value(self, module: torch.nn.Module, name: str, value: Any) -> Any:
         """The foreign code that `value` runs in the place of what the module had under this name, or None."""
-        code = _below_ours(value)
-        if code is None or code is self._kept.get(id(module), {}).get(name):
-            return None
-        # The class's own method: below this pack's wrappers, or bound to this module, as ComfyUI leaves it behind when
-        # it takes an object patch away.
+        code = value
+        while code is not None:
+            if isinstance(owner := getattr(code, "__self__", None), torch.nn.Module) and owner is not module:
+                return code
+            if not _is_ours(code):
+                break
+            code = getattr(code, "__wrapped__", None)
+        # The class's own method: below this pack's wrappers, or bound to this module, as ComfyUI leaves it behind
+        # where it takes an object patch away.
         of_class = _below_ours(getattr(self._class_of[id(module)], name, None))
-        own = of_class is not None and _below_ours(getattr(code, "__func__", code)) is of_class
-        bound_elsewhere = isinstance(code, MethodType) and code.__self__ is not module
-        return None if own and not bound_elsewhere else code
+        own = code is None or code is self._kept.get(id(module), {}).get(name)
+        own = own or (of_class is not None and _below_ours(getattr(code, "__func__", code)) is of_class)
+        return None if own else code
 
     def _token_by_token(self, module: torch.nn.Module, name: str, code: Any) -> bool:
         owner = getattr(code, "__self__", None)

@@ -15,17 +15,22 @@ from .authors import Name, name_of
 
 def foreign_conditions(conds: Iterable[list | None]) -> Iterator[str]:
     """Each of them in words, its class named. conds: lists of conditions as in `guider.conds`."""
+    yield from (f"the ControlNet {name}" for name in foreign_controls(conds))
     for cond in conds:
         for part in cond or ():
-            for control in _chain(part.get("control")):
-                if (name := _foreign_control(control)) is not None:
-                    yield f"the ControlNet {name}"
             for key, value in part.get("model_conds", {}).items():
                 if name_of(value).is_foreign:
                     yield f"the conditioning {key!r} ({name_of(value)})"
             for key, value in part.items():
                 if key not in ("control", "model_conds") and (name := _foreign_within(value)) is not None:
                     yield f"the conditioning {key!r} ({name})"
+
+
+def foreign_controls(conds: Iterable[list | None]) -> list[str]:
+    """The names of ControlNets whose class, or part of them, is a node pack's, each once."""
+    chains = (_chain(part.get("control")) for cond in conds for part in cond or ())
+    names = (_foreign_control(control) for chain in chains for control in chain)
+    return list(dict.fromkeys(str(name) for name in names if name is not None))
 
 
 def too_many_hints(conds: Iterable[list | None], rows: int) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .authors import name_of
 from .each_alone import UNKNOWN, WEIGHS, why_together
+from .foreign_code import watch
 from .foreign_conditions import foreign_conditions, too_many_hints, uncut_constants
 from .node_code import NodeCode, node_code
 
@@ -33,6 +34,17 @@ def conditions_stay_together(patcher: Any, model_options: dict[str, Any], conds:
     return _first(foreign_conditions(conds), UNKNOWN) or _first(too_many_hints(conds, rows), "works on whole calls")
 
 
+def mixed_in_model(model: Any) -> str:
+    """Why the model of a guided call, as it is now, must not be called for a part of it; "" if it may be.
+
+    model: the BaseModel in a rank. Nodes also replace methods of its modules while they sample.
+    """
+    diffusion_model = getattr(model, "diffusion_model", None)
+    found = watch(diffusion_model).look() if diffusion_model is not None else ()
+    code = next((code for code in found if code.any_token), None)
+    return "" if code is None else f"{code.by}, {code.what} of {code.path or 'the model'}, {UNKNOWN}"
+
+
 def rows_stay_together(patcher: Any, model_options: dict[str, Any], conds: list, rows: int) -> str:
     """Why the rows of a latent batch are those of the same model calls as on one device; "" if they may be divided.
     Arguments as of `conditions_stay_together`.
@@ -47,7 +59,11 @@ def rows_stay_together(patcher: Any, model_options: dict[str, Any], conds: list,
 
 
 def _by_row(code: NodeCode) -> bool:
-    """ComfyUI's own way to put a LoRA beside the layers works token by token; of anything else it is not known."""
+    """ComfyUI's own way to put a LoRA beside the layers works token by token, and what torch compiled is the model; of
+    anything else it is not known.
+    """
+    if code.place.startswith("the object patch"):
+        return name_of(code.code).root == "torch"
     return code.place.startswith(("the injection", "the weight wrapper")) and not why_together(code, 1)
 
 

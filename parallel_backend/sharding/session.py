@@ -17,13 +17,15 @@ class Session:
 
     `sp`: the process groups; `usp`: xfuser's USP for them, or None. `notes`: lines for the person, each once.
     `mode`: forces persist or block mode; None chooses for each model call. `kernel_with_lse`: the attention of one
-    device inside a ring, see `ring_attention`; None for `attention_with_lse`.
+    device inside a ring, see `ring_attention`; None for `attention_with_lse`. `controls`: the classes of node packs'
+    ControlNets, by name.
     """
 
     sp: SequenceGroups
     usp: Any = None
     mode: Mode | None = None
     kernel_with_lse: KernelWithLse | None = None
+    controls: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
     def note(self, line: str) -> None:

@@ -24,10 +24,17 @@ KEEP_FOR_REQUESTS = 8
 ARENA_BYTES, MOST_ARENAS = 64 * 1024 * 1024, 32  # each arena costs the host a descriptor for each rank
 
 
+def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of `tensor` in row-major order, as a flat uint8 tensor where it lies."""
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    if flat.stride(0) != 1:  # torch calls any strides of a single element contiguous
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8)
+
+
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of `tensor` in row-major order, copied to the CPU first where they lie elsewhere."""
-    flat = tensor.detach().resolve_conj().resolve_neg().to("cpu").contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return memoryview(as_bytes(tensor.detach().to("cpu")).numpy())
 
 
 def digest(tensor: torch.Tensor) -> bytes:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import operator
 import sys
+import types
 from collections.abc import Iterable
 from typing import Any
 
 import torch
+
+from .packs import pack_of
 
 DATA = (type(None), bool, int, float, complex, str, bytes)
 MOST_ITEMS = 10_000
@@ -25,9 +28,8 @@ class PackGlobals:
     def __init__(self, modules: Iterable[str] = ()):
         self._names: list[tuple[str, str]] = []
         self._objects: dict[str, list[str]] = {}
-        for name in modules:
-            if IN_COMFYUI not in name and (module := sys.modules.get(name)) is not None:
-                self._look_through(name, module)
+        for name in _of_the_same_packs(modules):
+            self._look_through(name, sys.modules[name])
 
     def _look_through(self, name: str, module: Any) -> None:
         self._objects[name] = []
@@ -66,6 +68,26 @@ class PackGlobals:
         }
         self._names = [(module, name) for module, name in names if module in modules and _exists(module, name)]
         self.hold(values)
+
+
+def _of_the_same_packs(modules: Iterable[str]) -> list[str]:
+    """These modules and those that they name, and so on, as far as they belong to the same pack."""
+    waiting, found = list(modules), {}
+    while waiting:
+        name = waiting.pop()
+        if name in found or IN_COMFYUI in name or name not in sys.modules:
+            continue
+        found[name] = None
+        pack = pack_of(name)
+        named = {_module_of(value) for value in vars(sys.modules[name]).values()}
+        waiting += [other for other in named if other in sys.modules and pack_of(other) == pack]
+    return list(found)
+
+
+def _module_of(value: Any) -> str | None:
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    return value.__module__ if isinstance(value, type | types.FunctionType) else None
 
 
 def _owner(module: str, name: str) -> tuple[Any, str]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from types import ModuleType
-from weakref import WeakKeyDictionary
 
-_known: WeakKeyDictionary[ModuleType, str | None] = WeakKeyDictionary()
+_known: dict[str, tuple[ModuleType, str | None]] = {}
 
 
 def pack_of(module_name: str) -> str | None:
@@ -19,9 +18,10 @@ def pack_of(module_name: str) -> str | None:
     module = sys.modules.get(module_name)
     if module is None:  # taken out again by who imported it
         return _by_name(module_name)
-    if module not in _known:
-        _known[module] = _by_name(module_name) or _by_file(module)
-    return _known[module]
+    known = _known.get(module_name)
+    if known is None or known[0] is not module:
+        known = _known[module_name] = module, _by_name(module_name) or _by_file(module)
+    return known[1]
 
 
 def in_order(packs: dict[str, str]) -> dict[str, str]:

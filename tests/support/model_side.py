@@ -15,6 +15,7 @@ import torch.distributed as dist
 from support.comfy import import_comfy
 from support.foreign_code import flagged, foreign
 from support.guided_side import GuidedCall
+from support.node_attention_side import Overridden
 from support.parity import relative_error
 from support.pipeline_side import IDENTITY, LinearRuns, StaleAttention, run_steps
 
@@ -24,8 +25,9 @@ TREE = "XDIT_TEST_COMFYUI"
 class ModelSide:
     """Answers ("parity", case name, ulysses, ring, mode, exchange), ("guided", case name, cfg, batch, ulysses),
     ("compiled", case name, ulysses, ring, compiler backend), ("announced", case name, compiler backend),
-    ("pipeline", case name, ...), ("through", case name, ...), ("once", case name, ...), ("modulations", case name,
-    ...), ("foreign", case name, ...) and ("flagged", case name, ...) as the methods and functions say.
+    ("node attention", case name, ...), ("pipeline", case name, ...), ("through", case name, ...),
+    ("once", case name, ...), ("modulations", case name, ...), ("foreign", case name, ...) and ("flagged", case name,
+    ...) as the methods and functions say.
     """
 
     @staticmethod
@@ -51,6 +53,7 @@ class ModelSide:
             "once": self._once,
             "modulations": self._modulations,
             "announced": self._announced,
+            "node attention": self._node_attention,
             "through": self._through,
             "foreign": functools.partial(foreign, self),
             "flagged": functools.partial(flagged, self),
@@ -96,6 +99,29 @@ class ModelSide:
             accelerated.start(notes.append, (), graphs=False)
             output = run(model, case)
         return relative_error(output, whole), notes
+
+    def _node_attention(
+        self, case, ulysses: int, ring: int, mode: str, backend: str = ""
+    ) -> tuple[float, float, list[str]]:
+        """With attention by `by_place`: the error, how far that is from the model's own attention, and the notes.
+        `backend`: compile the blocks, too.
+        """
+        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
+        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.patches import Mode
+        from xdit_comfyui.parallel_backend.sharding.plans import plan_for
+        from xdit_comfyui.parallel_backend.sharding.session import Session
+
+        with torch.inference_mode():
+            model, overridden = case.model(), Overridden(case)
+            plain, whole = self._whole_output(case, model), run(model, overridden)
+            sharded = ShardedModel(model, plan_for(model))
+            mesh = self._mesh(ulysses, ring)
+            session = sharded.session = Session(mesh.sp, mode=None if mode == "auto" else Mode(mode))
+            if backend:
+                accelerate(model, sharded, backend=backend).start(lambda line: None, (), graphs=False)
+            output = run(model, overridden)
+        return relative_error(output, whole), relative_error(whole, plain), session.notes
 
     def _announced(self, case, backend: str) -> tuple[float, int, int]:
         """The error with compiled blocks in a ring whose ranks write into each other's memory, how often keys and

@@ -11,7 +11,7 @@ from .prompts import Graph, Node
 
 _numbers = itertools.count(1)
 # The console's line for each run in ranks.
-ASKED = re.compile(r"^xDiT: .+ on (GPU [\d,]+|\d+ CPU rank\(s\))(, compiled)?$", re.MULTILINE)
+ASKED = re.compile(r"xDiT: .+ on (GPU [\d,]+|\d+ CPU rank\(s\))(, compiled)?$", re.MULTILINE)
 
 
 def uncached(graph: Graph, latent: list) -> Node:

@@ -48,7 +48,7 @@ class WeightsSide(ModelSide):
         super().__init__()
         from xdit_comfyui.parallel_backend.rank.weight_groups import WeightGroups
 
-        self._groups = WeightGroups()
+        self._groups = WeightGroups(torch.device("cpu"))
 
     def answer(self, verb: str, name: str, *arguments):
         if verb == "divided":

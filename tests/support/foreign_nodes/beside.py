@@ -94,6 +94,10 @@ def scale_output(module, args, output):
     return tuple(one * 0.7 for one in output)
 
 
+def scale_input(module, args):
+    return args[0] * 0.5, *args[1:]
+
+
 class Scaled(torch.nn.Module):
     def __init__(self, inner):
         super().__init__()
@@ -122,6 +126,9 @@ CHANGES = {
     "forward": lambda m: setattr(m, "forward_orig", types.MethodType(halved_forward, m)),
     "forward that holds the one before": lambda m: setattr(m.final_layer, "forward", remembering(m.final_layer)),
     "hook": lambda m: m.double_blocks[0].register_forward_hook(scale_output),
+    "hook before": lambda m: m.final_layer.register_forward_pre_hook(scale_input),
+    "attribute": lambda m: setattr(m.pe_embedder, "theta", 50),
+    "order of blocks": lambda m: setattr(m, "double_blocks", torch.nn.ModuleList(list(m.double_blocks)[::-1])),
     "class": lambda m: setattr(m.final_layer, "__class__", HalvedLayer),
     "submodule": lambda m: setattr(m, "txt_in", Scaled(m.txt_in)),
     "weight": lambda m: m.double_blocks[0].img_attn.qkv.weight.mul_(1.5),

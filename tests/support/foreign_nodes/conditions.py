@@ -103,6 +103,25 @@ class ForeignCallCounter:
         return (m,)
 
 
+@node()
+class ForeignSwapWhileSampling:
+    """A wrapper around the whole run replaces a forward in the model and puts it back."""
+
+    def make(self, model):
+        m = model.clone()
+
+        def around(executor, *args, **kwargs):
+            patcher = executor.class_obj.model_patcher
+            inject(patcher)
+            try:
+                return executor(*args, **kwargs)
+            finally:
+                eject(patcher)
+
+        m.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "foreign", around)
+        return (m,)
+
+
 def inject(patcher):
     final = patcher.model.diffusion_model.final_layer
     final.forward = types.MethodType(forward_of_all_rows, final)

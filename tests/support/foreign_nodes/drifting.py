@@ -261,7 +261,6 @@ def sample_by_settings(model, x, sigmas, extra_args=None, callback=None, disable
         torch.get_float32_matmul_precision() == "high",
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.get_default_dtype() == torch.float64,
         torch.backends.cuda.flash_sdp_enabled(),
     )
     mark = sum(2**bit * on for bit, on in enumerate(marks))
@@ -277,7 +276,6 @@ class ForeignSettings(Drawn):
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = True
             torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.set_default_dtype(torch.float64)
             torch.backends.cuda.enable_flash_sdp(False)
         try:
             samples = self.sample(model, positive, latent_image, comfy.samplers.KSAMPLER(sample_by_settings), seed)
@@ -285,7 +283,6 @@ class ForeignSettings(Drawn):
             torch.set_float32_matmul_precision("highest")
             torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
             torch.use_deterministic_algorithms(False)
-            torch.set_default_dtype(torch.float32)
             torch.backends.cuda.enable_flash_sdp(True)
         return ({"samples": samples},)
 
