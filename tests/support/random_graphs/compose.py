@@ -184,7 +184,7 @@ class Composer:
 
         def controlnet() -> list:
             made = graph.add("ControlNetLoader", control_net_name=family.control(self._models))
-            if "ForeignControlNet" in self._info and plan.family != "sd3" and self._chance.random() < 0.3:
+            if "ForeignControlNet" in self._info and plan.family == "sdxl" and self._chance.random() < 0.3:
                 return self._node("ForeignControlNet", control_net=made)
             return made
 
