@@ -72,7 +72,7 @@ def test_the_call_goes_past_the_guider(client, models, who, call, ranks):
 @pytest.mark.parametrize("call", ["guided", "apply_model", "predict_noise", "calc_cond_batch"])
 @pytest.mark.parametrize("ranks", [TWO, SHARED], ids=str)
 def test_the_systems_randomness_decides(client, models, ranks, call):
-    assert agree(latents(client, models, "ForeignToss", ranks, call=call, seed=id(ranks) % 1000))
+    assert agree(latents(client, models, "ForeignToss", ranks, call=call))
 
 
 @pytest.mark.parametrize("call", ["guided", "apply_model", "predict_noise", "calc_cond_batch"])

@@ -184,7 +184,7 @@ class Composer:
 
         def controlnet() -> list:
             made = graph.add("ControlNetLoader", control_net_name=family.control(self._models))
-            if "ForeignControlNet" in self._info and plan.family != "sd3" and self._chance.random() < 0.3:
+            if "ForeignControlNet" in self._info and plan.family == "sdxl" and self._chance.random() < 0.3:
                 return self._node("ForeignControlNet", control_net=made)
             return made
 
@@ -265,6 +265,8 @@ class Composer:
         """What the graph has so far, for the first such input of a node; another text for a further one."""
         if key.startswith("negative"):
             return self._negative if key in ("negative", "negative_A", "negative_NEW") else self._text(9)
+        if key.startswith("empty"):
+            return self._text(5)
         first = next(name for name, (kind, _, _) in inputs_of(self._info[node]).items() if kind == "CONDITIONING")
         return self._positive if key == first else self._text(self._chance.choice((7, 13)))
 

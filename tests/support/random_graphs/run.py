@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -248,4 +249,10 @@ def _said(error: NodeError) -> str:
 
 
 def _is_refusal(error: NodeError) -> bool:
-    return error.type.rpartition(".")[2] in REFUSALS and "Traceback (most recent call last)" not in error.message
+    """Also a rank's, in its own words: what cannot be divided, and what to set. The way to it in the code comes then."""
+    if error.type.rpartition(".")[2] not in REFUSALS:
+        return False
+    first = error.message.partition("\n")[0]
+    return "Traceback (most recent call last)" not in error.message or bool(
+        re.search(r"ShardingError: .*: set ", first)
+    )
