@@ -280,6 +280,7 @@ class Rank:
     def _forget_degrees(self) -> None:
         self._meshes.release()
         self._weight_groups.release()
+        gc.collect()  # what a run put into its options holds its groups, in circles
 
     def _forget_models(self, message: ForgetModels) -> None:
         self._reader.models.forget(message.keys)
