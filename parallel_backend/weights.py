@@ -134,9 +134,30 @@ def _load_torch_file(original: Callable) -> Callable:
 def _load_model_weights(original: Callable) -> Callable:
     @functools.wraps(original)
     def load_model_weights(self, sd, unet_prefix="", assign=False):
-        return original(self, sd, unet_prefix, assign=assign or _wanted() is not None)
+        if _wanted() is None:
+            return original(self, sd, unet_prefix, assign=assign)
+        with _missing_noted(self):
+            return original(self, sd, unet_prefix, assign=True)
 
     return load_model_weights
+
+
+@contextlib.contextmanager
+def _missing_noted(model: comfy.model_base.BaseModel) -> Iterator[None]:
+    """`model.xdit_missing`: parameters that the file does not have, on unset memory. ComfyUI warns of them."""
+    load, missing = model.diffusion_model.load_state_dict, set()
+
+    def load_state_dict(*args, **kwargs):
+        result = load(*args, **kwargs)
+        missing.update(f"diffusion_model.{name}" for name in result.missing_keys)
+        return result
+
+    model.diffusion_model.load_state_dict = load_state_dict
+    try:
+        yield
+    finally:
+        del model.diffusion_model.load_state_dict
+        model.xdit_missing = frozenset(missing)
 
 
 def _unet_inital_load_device(original: Callable) -> Callable:

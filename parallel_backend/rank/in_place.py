@@ -96,15 +96,18 @@ def _classes(modules: dict[str, torch.nn.Module], found: InPlace) -> list[tuple[
 def _check_weights(model: torch.nn.Module, found: InPlace, modules: dict[str, torch.nn.Module]) -> None:
     """Raises ChangedInPlace when ComfyUI's process has other weights than the files."""
     held = dict(tensors_of(modules.items()))
-    if missing := [name for name in found.samples if name not in held]:
+    looked_at = {
+        name: sample for name, sample in found.samples.items() if name not in getattr(model, "xdit_missing", ())
+    }
+    if missing := [name for name in looked_at if name not in held]:
         raise ChangedInPlace(f"the model's file has no {missing[0]}, ComfyUI's process has; {WHAT_TO_DO}")
     known = _own_samples.setdefault(model, {})
-    wanted = {name: dtype for name, (dtype, _) in found.samples.items() if (name, dtype) not in known}
+    wanted = {name: dtype for name, (dtype, _) in looked_at.items() if (name, dtype) not in known}
     sources = ((name, model.xdit_weights.source(name, held[name])) for name in wanted)
     own = samples(sources, wanted)
     for name, dtype in wanted.items():
         known[name, dtype] = own[name][1] if name in own else None
-    different = [name for name, (dtype, bits) in found.samples.items() if known[name, dtype] not in (None, bits)]
+    different = [name for name, (dtype, bits) in looked_at.items() if known[name, dtype] not in (None, bits)]
     if different:
         more = f" and {len(different) - 1} more parameters" if len(different) > 1 else ""
         raise ChangedInPlace(
