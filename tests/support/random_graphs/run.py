@@ -249,7 +249,7 @@ def _said(error: NodeError) -> str:
 
 
 def _is_refusal(error: NodeError) -> bool:
-    """Also a rank's, in its own words: what cannot be divided, and what to set. The way to it in the code comes then."""
+    """Also a rank's in its own words, what cannot be divided and what to set, which a traceback follows."""
     if error.type.rpartition(".")[2] not in REFUSALS:
         return False
     first = error.message.partition("\n")[0]
