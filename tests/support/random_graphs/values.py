@@ -100,7 +100,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "backend": ("inductor",),
     "sampling": ("eps", "v_prediction", "edm", "x0", "lcm"),
     "zsnr": (False, True),
-    "radius": (1, 3),
+    "sharpen_radius": (1, 3),
     "fps": (6,),
     "frames": (5,),
     "text": (4, 8),
