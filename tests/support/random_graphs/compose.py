@@ -136,6 +136,8 @@ class Composer:
             return {key: options["options"][0]["key"]}
         if kind == "COMFY_AUTOGROW_V3":
             return self._first_of_many(node, key, options["template"]) if required else {}
+        if isinstance(kind, str) and kind.replace(":", ",").partition(",")[0] in PLAIN:  # some packs write "INT:seed"
+            kind = kind.replace(":", ",").partition(",")[0]
         if isinstance(kind, list) or kind in PLAIN:
             return {key: self._plain(node, key, kind, options)}
         link = self._linked(node, key, kind) or self._given.get(kind) or (self._made(kind) if required else None)
