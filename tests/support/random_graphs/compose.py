@@ -251,6 +251,7 @@ class Composer:
             "LORA_MODEL": lambda: graph.add("LoraAsObject", lora_name=family.lora(self._models)),
             "IC_LORA_PARAMETERS": lambda: self._node("GetICLoRAParameters"),
             "SIGMAS": lambda: self._sigmas,
+            "SAMPLER": lambda: self._sampler or graph.add("KSamplerSelect", sampler_name=plan.sampler),
         }  # fmt: skip
         giver = givers.get(kind)
         return None if giver is None else giver()
