@@ -26,8 +26,8 @@ def is_foreign_file(file: str) -> bool:
     if not file or file.startswith("<"):
         return False
     path = os.path.abspath(file)
-    if _inside(path, _own_root):
-        return False
+    if _inside(path, _own_root) or _inside(os.path.realpath(path), os.path.realpath(_own_root)):
+        return False  # compiled code may name its file by another link
     if CUSTOM_NODES in path.split(os.sep):
         return True
     if _inside(path, _comfy_root) or "site-packages" in path or "dist-packages" in path:

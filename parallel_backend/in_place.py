@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+CLASS = "__class__"
+AS_PATCHED = "what its object patch makes of it"
 SAMPLES = 32  # elements that are looked at of each tensor, the first and the last among them
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -35,3 +35,21 @@ def test_conditions_that_belong_together_are_not_divided(client, models):
         both(client, models, guided_by_nag, cfg=2)
     stock, found = both(client, models, sampled)
     assert relative_error(found, stock) <= TOLERANCE
+
+
+def without_double_blocks(graph, model):
+    """Guided by a call in which the first kind of blocks, which tells how long text and image are, does not run."""
+    skipped = graph.add(
+        "SkipLayerGuidanceDiT", model=model, double_layers="0, 1", single_layers="1", scale=3.0,
+        start_percent=0.0, end_percent=1.0, rescaling_scale=0.0,
+    )  # fmt: skip
+    latent = graph.add("EmptySD3LatentImage", width=128, height=96, batch_size=1)
+    negative = graph.flux_conditioning(2)
+    return graph.sample("KSampler", skipped, graph.flux_conditioning(1), latent, negative=negative, cfg=3.0)
+
+
+def test_a_call_that_leaves_out_the_first_blocks_runs_whole(client, comfy, models):
+    begin = len(comfy.log.read_text())
+    stock, found = both(client, models, without_double_blocks, ulysses=2)
+    assert relative_error(found, stock) <= TOLERANCE
+    assert "every rank runs them whole" in comfy.log.read_text()[begin:]

@@ -1,6 +1,7 @@
 """What ranks hold beside weights is given back: process groups of degrees, memory of blobs; and other models count."""
 
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,7 +40,19 @@ def latent(client, models, seed, images=1, **config):
 
 
 def sockets(comfy) -> list[int]:
-    """How many sockets each rank has open: each process group of CPU ranks has some."""
+    """How many sockets each rank has open, once that stays as it is: each process group of CPU ranks has some, and
+    closes them a moment after it was given back.
+    """
+    seen = []
+    for _ in range(60):
+        seen.append(open_sockets(comfy))
+        if seen[-6:] == [seen[-1]] * 6:
+            return seen[-1]
+        time.sleep(0.5)
+    raise AssertionError(f"the ranks' sockets come and go: {seen[-6:]}")
+
+
+def open_sockets(comfy) -> list[int]:
     counts = []
     for pid in sorted(rank_pids(comfy)):
         targets = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
@@ -55,7 +68,7 @@ def test_unload_models_gives_back_the_process_groups_of_all_degrees(client, comf
         latent(client, models, seed, images=2, **way)
     assert all(now > before for now, before in zip(sockets(comfy), least, strict=True))
     unload(client)
-    assert sockets(comfy) == least
+    assert all(now <= before for now, before in zip(sockets(comfy), least, strict=True))
     found, stock = latent(client, models, 9, ulysses=2), latent(client, models, 9)
     assert relative_error(found, stock) <= TOLERANCE
 
@@ -76,7 +89,7 @@ def test_the_benchmark_leaves_no_process_group(client, comfy, models):
         **{"steps": 4, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"},
     )
     client.run(graph.prompt)
-    assert sockets(comfy) == least
+    assert all(now <= before for now, before in zip(sockets(comfy), least, strict=True))
 
 
 def test_degrees_used_long_ago_are_given_back():

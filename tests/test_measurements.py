@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from xdit_comfyui.parallel_backend import cache
+from xdit_comfyui.parallel_backend.host import links as links_module
 from xdit_comfyui.parallel_backend.host.devices import DeviceSet
 from xdit_comfyui.parallel_backend.host.links import Link, Links, keep_links, links_file, measured_links
 from xdit_comfyui.parallel_backend.rank.fastest import Fastest
@@ -76,7 +77,7 @@ def test_links_that_are_none_are_as_good_as_not_measured(tmp_path, monkeypatch, 
 
 def test_links_of_which_one_is_missing_say_nothing_of_fewer_devices(tmp_path, monkeypatch):
     monkeypatch.setenv("XDIT_CACHE", str(tmp_path))
-    monkeypatch.setattr("xdit_comfyui.parallel_backend.host.links._gpu_identity", lambda index: f"GPU {index}")
+    monkeypatch.setattr(links_module, "_gpu_identity", lambda index: f"GPU {index}")
     keep_links(DeviceSet("cuda", (0, 1, 2)), Links({(0, 1): Link(2e10, 1e-5)}, Link(2e10, 1e-5)))
     assert measured_links(DeviceSet("cuda", (0, 2))) is None
     assert measured_links(DeviceSet("cuda", (0, 1))).bandwidth == 2e10

@@ -143,3 +143,13 @@ def test_variables_of_a_pack_s_module(client, models, factor, ours):
         client.free()
     for expected, found in zip(*results, strict=True):
         assert expected.shape == found.shape and relative_error(found, expected) <= TOLERANCE
+
+
+@KINDS
+def test_an_attribute_as_an_object_patch(client, models, ours):
+    plain = sampled(client, models, lambda graph, model: model, ours)
+    for theta in (500, 200):
+        patch = lambda graph, model: graph.add("ForeignAttributePatch", model=model, theta=theta)  # noqa: B023, E731
+        latents = sampled(client, models, patch, ours)
+        assert error(latents) <= TOLERANCE
+        assert relative_error(latents[0], plain[0]) > 100 * TOLERANCE

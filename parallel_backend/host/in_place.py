@@ -11,7 +11,18 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ..foreign_code import file_of_class, foreign_file, is_foreign_file, pack_of
-from ..in_place import Hook, InPlace, Method, attributes_of, class_name, modules_of, samples, tensors_of
+from ..in_place import (
+    AS_PATCHED,
+    CLASS,
+    Hook,
+    InPlace,
+    Method,
+    attributes_of,
+    class_name,
+    modules_of,
+    samples,
+    tensors_of,
+)
 
 _made: WeakKeyDictionary[torch.nn.Module, dict[str, torch.nn.Module]] = WeakKeyDictionary()
 
@@ -28,12 +39,15 @@ def look_at(patcher: Any) -> InPlace:
         modules = list(modules_of(patcher.model, found.skipped))
         made = _made.get(patcher.model, {})
         for path, module in modules:
-            found.classes[path] = class_name(type(module))
+            patched = {name for name in found.skipped if name.rpartition(".")[0] == path}
+            found.classes[path] = class_name(type(module)) if f"{path}.{CLASS}" not in patched else AS_PATCHED
             if made and path and made.get(path) is not module:
                 found.classes[path] += " that was not there"
             if attributes := attributes_of(module):
-                found.attributes[path] = attributes
-            if _is_of_a_pack(type(module)):
+                found.attributes[path] = {
+                    name: value for name, value in attributes.items() if f"{path}.{name}" not in patched
+                }
+            if _is_of_a_pack(type(module)) and found.classes[path] != AS_PATCHED:
                 found.foreign[path] = type(module)
             found.methods.extend(
                 Method(path, name, *_unbound(value, module))

@@ -13,6 +13,7 @@ of ranks do different things.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,6 +33,20 @@ GUIDED, CONDITIONS, MODEL = "guided call", "conditions", "model call"
 START, CANCELLED, WAITS, CHANGED, SAMPLED, RAN = "start", "cancelled", "waits", "changed", "sampled", "ran"
 ENDS = (SAMPLED, RAN)
 OPTIONS = "transformer_options"
+
+
+class ModelCalls:
+    """The calls of one diffusion model: `agree` sees the arguments of each and may give others, while it is set.
+
+    Its hook is there for good: one that came and went would have the model looked through for code of nodes.
+    """
+
+    def __init__(self, diffusion_model: torch.nn.Module):
+        self.agree: Callable[[tuple, dict[str, Any]], tuple[tuple, dict] | None] | None = None
+        diffusion_model.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True)
+
+    def _before(self, model, args, kwargs):
+        return self.agree(args, kwargs) if self.agree is not None else None
 
 
 class LeaderDone(BaseException):
@@ -166,26 +181,21 @@ class Agreement(InOptions):
         if self._rank0 is None:
             yield
             return
-        hooks = [
-            model.diffusion_model.register_forward_pre_hook(self._model_hook(number), prepend=True, with_kwargs=True)
-            for number, model in enumerate(self._models)
-        ]
+        for number, model in enumerate(self._models):
+            model.xdit_calls.agree = functools.partial(self._agree_on_model_call, number)
         try:
             yield
         finally:
-            for hook in hooks:
-                hook.remove()
+            for model in self._models:
+                model.xdit_calls.agree = None
 
-    def _model_hook(self, number: int) -> Callable:
-        def agree_on_inputs(model, args, kwargs):
-            if self._inside:
-                return None
-            own = {"args": args, "kwargs": kwargs}
-            self._arguments[number] = own
-            agreed = self._agree(MODEL, own, number)
-            return agreed["args"], agreed["kwargs"]
-
-        return agree_on_inputs
+    def _agree_on_model_call(self, number: int, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
+        if self._inside:
+            return None
+        own = {"args": args, "kwargs": kwargs}
+        self._arguments[number] = own
+        agreed = self._agree(MODEL, own, number)
+        return agreed["args"], agreed["kwargs"]
 
     # Leading and following
 

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ..foreign_code import file_of_class, pack_of
-from ..in_place import InPlace, class_name, modules_of, samples, tensors_of
+from ..in_place import AS_PATCHED, InPlace, class_name, modules_of, samples, tensors_of
 
 WHAT_TO_DO = (
     "what a node does to a loaded model itself, beside its patcher, cannot be brought to the ranks as far as that:"
@@ -81,7 +81,7 @@ def _classes(modules: dict[str, torch.nn.Module], found: InPlace) -> list[tuple[
     changed = []
     for path, name in found.classes.items():
         own, cls = modules[path], found.foreign.get(path)
-        if name == class_name(type(own)):
+        if name in (class_name(type(own)), AS_PATCHED):
             continue
         if cls is None or not issubclass(cls, type(own)):
             by = f" of the node pack {pack_of(file_of_class(cls))!r}" if cls is not None else ""

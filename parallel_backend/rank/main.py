@@ -52,6 +52,7 @@ from ..sharding.peers import PeerFailed
 from ..sharding.plans import plan_for
 from ..transport.packing import pack, pack_output
 from . import prompt_server
+from .agreement import ModelCalls
 from .forward import ForwardServer
 from .in_place import follow
 from .leaving import leave
@@ -279,6 +280,7 @@ class Rank:
     def _forget_degrees(self) -> None:
         self._meshes.release()
         self._weight_groups.release()
+        gc.collect()  # what a run put into its options holds its groups, in circles
 
     def _forget_models(self, message: ForgetModels) -> None:
         self._reader.models.forget(message.keys)
@@ -333,6 +335,7 @@ def attach_plan(model: torch.nn.Module) -> None:
     """Put the hooks of its architecture's plan on a freshly loaded model, if there is a plan; in any case it is watched
     from now on.
     """
+    model.xdit_calls = ModelCalls(model.diffusion_model)
     watch(model.diffusion_model)
     plan = plan_for(model.diffusion_model)
     if plan is not None:

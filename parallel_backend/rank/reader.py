@@ -73,7 +73,7 @@ class RequestReader:
     def end(self) -> None:
         """The request that was read is over."""
         self._replacements.end()
-        self.patchers = []
+        self.patchers, self.received = [], Received()
 
     def loads(self, stream: bytes, packs: Mapping[str, str], forget: list[bytes]) -> Any:
         """What `stream` holds, read with `packs` imported; blobs that it no longer names (`forget`) are let go."""

@@ -220,9 +220,10 @@ class ShardedModel:
             try:
                 call.enter(self.plan, blocks, bound)
             except LengthsUnknown as error:
-                if not call.reach.around:
+                if self.pipeline is not None:
                     raise
-                self.session.note(f"{call.reach.lines[0]} calls blocks in another way; every rank runs them whole")
+                why = f"{call.reach.lines[0]} calls blocks in another way" if call.reach.around else str(error)
+                self.session.note(f"{why}; every rank runs them whole")
                 logging.debug("xDiT: %s", error)
                 call.whole = True
                 return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import operator
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -22,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .plan import class_path
 
-OURS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")  # as code names its file: links not followed
+OURS = f"{__package__.rpartition('.')[0]}."  # how the names of this pack's modules begin
 ATTRIBUTE = "xdit_watch"  # of a diffusion model
 LIBRARIES = frozenset({"torch", "comfy", "comfy_kitchen"})
 # Of torch's own classes only what is called for a module's output; packs wrap `to` and the like.
@@ -272,10 +271,8 @@ def _is_ours(code: Any) -> bool:
     while isinstance(code, functools.partial):
         code = code.func
     code = getattr(code, "__func__", code)
-    lines = getattr(code, "__code__", None)
-    if lines is None:
-        return class_path(code).startswith(f"{__package__.rpartition('.')[0]}.")
-    return lines.co_filename.startswith(OURS)
+    variables = getattr(code, "__globals__", None)
+    return (class_path(code) if variables is None else variables.get("__name__", "")).startswith(OURS)
 
 
 def _below_ours(code: Any) -> Any:

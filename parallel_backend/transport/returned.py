@@ -121,15 +121,12 @@ class Received:
                 self._sizes[number] = len(inside)
                 for place, container in enumerate(inside):
                     self._places.setdefault(id(container), (number, place))
-                self._before[number] = self._frozen(held)
+                self._before[number] = self._frozen_contents(held)
 
     def changes(self) -> tuple[bytes, list[str]]:
         """What the run changed, b"" for nothing, and of what cannot be sent back a line each."""
-        changed = {
-            number: contents(self._made[number])
-            for number, before in self._before.items()
-            if self._frozen(contents(self._made[number])) != before
-        }
+        now = {number: contents(self._made[number]) for number in self._before}
+        changed = {number: held for number, held in now.items() if self._frozen_contents(held) != self._before[number]}
         if not changed:
             return b"", []
         try:
@@ -151,6 +148,9 @@ class Received:
         owner = made if hasattr(made, "__qualname__") else type(made)
         name = f"{owner.__qualname__} of {owner.__module__}" if hasattr(owner, "__qualname__") else "a shared variable"
         return f"what {name} keeps after the run cannot come back from the ranks: {error}"
+
+    def _frozen_contents(self, held: dict[str, Any]) -> Any:
+        return tuple((name, self._frozen(value)) for name, value in held.items())
 
     def _frozen(self, value: Any, inside: tuple[int, ...] = ()) -> Any:
         """Something that is equal as long as nothing in `value` was exchanged or changed in place."""
@@ -269,7 +269,10 @@ def apply_changes(changes: bytes, numbered: list[Any], device: torch.device) -> 
     unboxed = {number: {name: own.unbox(value) for name, value in held.items()} for number, held in payload.items()}
     own.fill()
     for number, held in unboxed.items():
-        set_contents(numbered[number], held)
+        if keeps_state(
+            numbered[number]
+        ):  # not what stands for something else in a rank, as this pack's own wrapper does
+            set_contents(numbered[number], held)
 
 
 class _Containers:

@@ -128,7 +128,7 @@ class ComfyClient:
         self._reader = threading.Thread(target=self._read, name="comfy-client", daemon=True)
         self._reader.start()
 
-    def run(self, prompt: dict, timeout: float = 120) -> PromptResult:
+    def run(self, prompt: dict, timeout: float = 300) -> PromptResult:
         """Queue an API-format prompt and wait for its end. Raises PromptRefused, PromptFailed or TimeoutError."""
         result = self.wait(self.queue(prompt), timeout)
         if result.error or result.interrupted:
@@ -153,14 +153,14 @@ class ComfyClient:
             raise PromptRefused({"message": "some outputs were refused"}, _messages(answer["node_errors"]))
         return prompt_id
 
-    def wait(self, prompt_id: str, timeout: float = 120) -> PromptResult:
+    def wait(self, prompt_id: str, timeout: float = 300) -> PromptResult:
         """Wait for the end of a prompt, good or bad. Raises TimeoutError."""
         self._wait(lambda: prompt_id in self._ended, timeout, f"prompt {prompt_id} did not end")
         result = self._results[prompt_id]
         result.outputs = self.get(f"/history/{prompt_id}")[prompt_id]["outputs"]
         return result
 
-    def wait_for(self, prompt_id: str, wanted: Callable[[Event], bool], timeout: float = 120) -> Event:
+    def wait_for(self, prompt_id: str, wanted: Callable[[Event], bool], timeout: float = 300) -> Event:
         """Wait for the first event of a running prompt that `wanted` accepts. Raises TimeoutError."""
         events = self._results[prompt_id].events
         found = lambda: next((event for event in events if wanted(event)), None)  # noqa: E731
@@ -169,7 +169,7 @@ class ComfyClient:
             raise TimeoutError(f"the prompt ended without the awaited event; it sent {[e.type for e in events]}")
         return event
 
-    def wait_for_step(self, prompt_id: str, step: int, timeout: float = 120) -> Event:
+    def wait_for_step(self, prompt_id: str, step: int, timeout: float = 300) -> Event:
         """Wait until the progress bar of a prompt shows `step` or more."""
         return self.wait_for(prompt_id, lambda e: e.type == "progress" and e.data["value"] >= step, timeout)
 

@@ -118,9 +118,9 @@ class Tossing(Sampling):
         return x
 
 
-@node(("SAMPLER",), call=(list(CALLS),), seed=("INT", {"default": 0}))
+@node(("SAMPLER",), call=(list(CALLS),))
 class ForeignToss:
-    def make(self, call, seed):
+    def make(self, call):
         return (comfy.samplers.KSAMPLER(Tossing(call=call)),)
 
 

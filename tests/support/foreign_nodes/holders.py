@@ -220,3 +220,13 @@ class ForeignModuleStateRead:
     def make(self, samples):
         numbers = torch.tensor([float(CALLS["count"]), *CALLS["sigmas"]])
         return ({"samples": torch.cat([numbers, CALLS["last"]]).reshape(1, 1, 1, -1)},)
+
+
+@node(model=("MODEL",), theta=("INT", {"default": 500}))
+class ForeignAttributePatch:
+    """Another number by which a module computes, as an object patch."""
+
+    def make(self, model, theta):
+        m = model.clone()
+        m.add_object_patch("diffusion_model.pe_embedder.theta", theta)
+        return (m,)

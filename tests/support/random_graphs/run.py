@@ -249,7 +249,7 @@ def _said(error: NodeError) -> str:
 
 
 def _is_refusal(error: NodeError) -> bool:
-    """Also a rank's in its own words, what cannot be divided and what to set, which a traceback follows."""
+    """Also a rank's, in its own words: what cannot be divided, and what to set. A traceback follows it."""
     if error.type.rpartition(".")[2] not in REFUSALS:
         return False
     first = error.message.partition("\n")[0]
