@@ -135,18 +135,21 @@ class Composer:
         if kind == "COMFY_DYNAMICCOMBO_V3":
             return {key: options["options"][0]["key"]}
         if kind == "COMFY_AUTOGROW_V3":
-            template = options["template"]
-            names = template.get("names") or [f"{template['prefix']}0"]
-            ((inner, _),) = list(template["input"]["required"].values())[:1] and [
-                list(template["input"]["required"].values())[0][:2]
-            ]
-            return {f"{key}.{names[0]}": self._linked(node, key, inner)}
+            return self._first_of_many(node, key, options["template"]) if required else {}
+        if isinstance(kind, str) and kind.replace(":", ",").partition(",")[0] in PLAIN:  # some packs write "INT:seed"
+            kind = kind.replace(":", ",").partition(",")[0]
         if isinstance(kind, list) or kind in PLAIN:
             return {key: self._plain(node, key, kind, options)}
         link = self._linked(node, key, kind) or self._given.get(kind) or (self._made(kind) if required else None)
         if link is None and required:
             raise LookupError(f"nothing gives a {kind} for {node}.{key}")
         return {} if link is None else {key: link}
+
+    def _first_of_many(self, node: str, key: str, template: dict[str, Any]) -> dict[str, Any]:
+        """The first of the inputs that an input with a growing number of them has."""
+        names = template.get("names") or [f"{template['prefix']}0"]
+        inner = next(iter((template["input"].get("required") or template["input"]["optional"]).values()))[0]
+        return {f"{key}.{names[0]}": self._linked(node, key, inner)}
 
     def _plain(self, node: str, key: str, kind: Any, options: dict[str, Any]) -> Any:
         plan, shape, family = self._plan, self._plan.shape, self._family
@@ -248,6 +251,7 @@ class Composer:
             "LORA_MODEL": lambda: graph.add("LoraAsObject", lora_name=family.lora(self._models)),
             "IC_LORA_PARAMETERS": lambda: self._node("GetICLoRAParameters"),
             "SIGMAS": lambda: self._sigmas,
+            "SAMPLER": lambda: self._sampler or graph.add("KSamplerSelect", sampler_name=plan.sampler),
         }  # fmt: skip
         giver = givers.get(kind)
         return None if giver is None else giver()

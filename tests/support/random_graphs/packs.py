@@ -130,9 +130,10 @@ def run_jobs(pack: dict[str, Any], jobs: list[tuple], runner: Runner, ours: str)
     for place, (one, kind, degrees) in enumerate(jobs):
         try:
             outcome = runner.judged(plan_around(one, kind, degrees, runner.object_info))
-        except KeyError as missing:
+        except LookupError as missing:
+            text = f"this ComfyUI lists no node {missing}" if isinstance(missing, KeyError) else str(missing)
             remember(Tried(pack["pack"], pack["commit"], _name(one), [_name(one)], "", kind, degrees, NOT_THERE,
-                           f"this ComfyUI lists no node {missing}", None, [], ours))  # fmt: skip
+                           text, None, [], ours))  # fmt: skip
             continue
         used = [*outcome.parts, *([outcome.samples] if outcome.samples else [])]
         text = outcome.text if loads or one != "@flux" else "the pack itself does not load in this ComfyUI"

@@ -88,7 +88,7 @@ def plan(number: int, object_info: dict[str, Any]) -> Plan:
         kind=kind,
         ranks=ranks,
         degrees=degrees,
-        config=_config(degrees, chance),
+        config=_config(family, degrees, chance),
         parts=tuple(name for name in parts if name != samples),
         samples=samples,
         custom=custom,
@@ -149,11 +149,11 @@ def _degrees(family: str, ranks: int, chance: random.Random) -> dict[str, int]:
     return dict(found)
 
 
-def _config(degrees: dict[str, int], chance: random.Random) -> dict[str, Any]:
+def _config(family: str, degrees: dict[str, int], chance: random.Random) -> dict[str, Any]:
     config: dict[str, Any] = {}
     if "pipefusion" in degrees:
         config["warmup_steps"] = 64  # so that every step is exact
-    elif chance.random() < 0.1:
+    elif chance.random() < 0.1 and FAMILIES[family].tokens:
         config["weights"] = "shard"
     if chance.random() < 0.02 and "pipefusion" not in degrees:
         config["compile"] = "on"
