@@ -75,9 +75,15 @@ def class_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+@functools.cache
+def _is_of_an_architecture(cls: type) -> bool:
+    """Also a pack's subclass of one of ComfyUI's."""
+    return any(base.__module__.startswith("comfy.ldm.") for base in cls.__mro__)
+
+
 def attributes_of(module: torch.nn.Module) -> dict[str, Any]:
     """Plain numbers, texts and flags by which a module of an architecture computes."""
-    if not type(module).__module__.startswith("comfy.ldm."):
+    if not _is_of_an_architecture(type(module)):
         return {}
     return {
         name: value

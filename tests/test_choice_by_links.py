@@ -5,8 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.samplers import ksampler
 from support.tiny_models import flux_config
 from xdit_comfyui.parallel_backend.config import Degrees, ParallelConfig
+from xdit_comfyui.parallel_backend.host.changes import Changes
 from xdit_comfyui.parallel_backend.host.choose import Workload, choose
 from xdit_comfyui.parallel_backend.host.devices import DeviceSet
 from xdit_comfyui.parallel_backend.host.links import Link, Links
@@ -75,7 +78,9 @@ def guider():
     from comfy.ops import disable_weight_init
 
     model = Flux(**flux_config(128, 1, 1, True), device="meta", operations=disable_weight_init)
-    patcher = SimpleNamespace(model=SimpleNamespace(diffusion_model=model), hook_patches={})
+    holder = torch.nn.Module()
+    holder.diffusion_model = model
+    patcher = ModelPatcher(holder, torch.device("cpu"), torch.device("cpu"))
     return SimpleNamespace(model_patcher=patcher, model_options={}, conds={"positive": [], "negative": []}, cfg=1.0)
 
 
@@ -89,6 +94,6 @@ def test_a_ring_of_two_has_kernels_of_its_own(guider, monkeypatch, options, kern
 
     monkeypatch.setattr(attention, "optimized_attention", getattr(attention, kernel))
     monkeypatch.setattr(guider, "model_options", {"transformer_options": options})
-    arguments = {"noise": torch.empty(IMAGE, device="meta"), "sigmas": torch.zeros(5)}
+    arguments = {"noise": torch.empty(IMAGE, device="meta"), "sigmas": torch.zeros(5), "sampler": ksampler("euler")}
     for devices, reach in ((Devices("cuda", (0, 1)), True), (DeviceSet("cpu", (0, 1)), False)):
-        assert workload(guider, arguments, devices).ring_of_two == (ring and reach)
+        assert workload(guider, arguments, devices, Changes.none()).ring_of_two == (ring and reach)

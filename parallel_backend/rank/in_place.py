@@ -65,6 +65,9 @@ def follow(patcher: Any, found: InPlace) -> list[Callable[[], None]]:
             if type(own.get(name)) is type(value) and own[name] != value:
                 undo.append(functools.partial(own.__setitem__, name, own[name]))
                 own[name] = value
+            elif not hasattr(modules[path], name):
+                undo.append(functools.partial(own.pop, name))
+                own[name] = value
     if not undo:
         _last_seen[model] = looks
     return undo
