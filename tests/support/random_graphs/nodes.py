@@ -124,6 +124,16 @@ def bad(record: Record) -> list[str]:
     ]
 
 
+def bad_ways(record: Record) -> set[tuple[str, str]]:
+    """(node, way) of what is not as it must be."""
+    return {
+        (name, way)
+        for name, ways in record.items()
+        for way, (outcome, _) in ways.items()
+        if mark(outcome).startswith("✗")
+    }
+
+
 def rendered(record: Record) -> list[str]:
     rows = []
     for name, ways in sorted(record.items()):

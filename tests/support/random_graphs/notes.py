@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 MARK = "xDiT: "
+FOLDERS = re.compile(r"/(?:[\w.+-]+/)+(?=[\w.+-])")  # up to a file: where it lies on the machine that ran it
 NOT_DIVIDED = (
     "runs unsharded",
     "evaluates all",
@@ -19,10 +22,15 @@ NOT_DIVIDED = (
 USUAL = ("ready after", "read ", "waiting for", "dropped: ComfyUI wants", "MiB", "idle for", "left out")
 
 
+def without_folders(text: str) -> str:
+    """Files by their names alone: records say nothing about a machine."""
+    return FOLDERS.sub("…/", text)
+
+
 def notes_in(log: str) -> list[str]:
     """The lines of ours in a piece of the console, each once, without those of every run."""
     lines = [line.partition(MARK)[2].strip() for line in log.splitlines() if MARK in line]
-    return list(dict.fromkeys(line[:300] for line in lines if line and not line.startswith(USUAL)))
+    return list(dict.fromkeys(without_folders(line)[:300] for line in lines if line and not line.startswith(USUAL)))
 
 
 def undivided(notes: list[str]) -> bool:

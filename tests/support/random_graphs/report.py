@@ -42,6 +42,10 @@ class Record:
     def bad(self) -> list[str]:
         return [f"graph {one.number}: {one.verdict}: {one.text}" for one, _ in self.outcomes.values() if _bad(one)]
 
+    @property
+    def bad_numbers(self) -> set[int]:
+        return {number for number, (outcome, _) in self.outcomes.items() if _bad(outcome)}
+
 
 def _bad(outcome: Outcome) -> bool:
     return outcome.verdict not in GOOD
@@ -67,12 +71,24 @@ def summary(record: Record, wanted: int) -> list[str]:
         ),
         "",
         *_refusals(outcomes),
+        "",
+        *_wrong(outcomes),
     ]
 
 
 def _degrees(one: Outcome) -> str:
     named = " × ".join(f"{name} {degree}" for name, degree in one.degrees.items())
     return (named or "auto") + "".join(f", {key} {value}" for key, value in one.config.items() if key != "warmup_steps")
+
+
+def _wrong(outcomes: list[Outcome]) -> list[str]:
+    """What is not as it must be, each graph by itself."""
+    rows = [
+        [str(one.number), one.family, _degrees(one), ", ".join(one.parts), f"{one.verdict}: {_reason(one.text)}"]
+        for one in outcomes
+        if _bad(one)
+    ]
+    return ["To be mended or run again:", "", *table(["graph", "model", "degrees", "nodes", ""], rows)] if rows else []
 
 
 def _refusals(outcomes: list[Outcome]) -> list[str]:

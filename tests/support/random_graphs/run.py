@@ -20,7 +20,7 @@ from ..tiny_models import ModelShelf
 from .catalogue import COMPILING, LEAVES_TRACES, UNDO, WITHOUT_RANKS
 from .compose import Prompt, compose
 from .given import by_the_ranks, filled, saved_in
-from .notes import notes_in
+from .notes import notes_in, without_folders
 from .plan import Plan
 
 RIGHT, REFUSED, STOCK_FAILS, WRONG, HANGS, CRASHES = "right", "refused", "stock fails", "WRONG", "HANGS", "CRASHES"
@@ -244,7 +244,7 @@ def _slow(plan: Plan) -> bool:
 
 
 def _said(error: NodeError) -> str:
-    text = f"{error.node_type}: {error.type.rpartition('.')[2]}: {error.message}"
+    text = without_folders(f"{error.node_type}: {error.type.rpartition('.')[2]}: {error.message}")
     return text if len(text) <= 1800 else f"{text[:600]} … {text[-1200:]}"
 
 
