@@ -17,6 +17,7 @@ DEPTH = 16  # of wrappers around a function
 
 _comfy_root = os.path.dirname(os.path.dirname(os.path.abspath(comfy.__file__ or next(iter(comfy.__path__)))))
 _own_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_own_folders = [os.path.join(_own_root, name) for name in ("parallel_backend", "nodes")]
 _libraries = {os.path.abspath(path) for path in sysconfig.get_paths().values()}
 
 
@@ -26,7 +27,9 @@ def is_foreign_file(file: str) -> bool:
     if not file or file.startswith("<"):
         return False
     path = os.path.abspath(file)
-    if _inside(path, _own_root) or _inside(os.path.realpath(path), os.path.realpath(_own_root)):
+    if _inside(path, _own_root):
+        return False
+    if any(_inside(os.path.realpath(path), os.path.realpath(folder)) for folder in _own_folders):
         return False  # compiled code may name its file by another link
     if CUSTOM_NODES in path.split(os.sep):
         return True
