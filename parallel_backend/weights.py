@@ -12,6 +12,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import comfy.model_base
@@ -144,12 +145,18 @@ def _load_model_weights(original: Callable) -> Callable:
 
 @contextlib.contextmanager
 def _missing_noted(model: comfy.model_base.BaseModel) -> Iterator[None]:
-    """`model.xdit_missing`: parameters that the file does not have, on unset memory. ComfyUI warns of them."""
+    """`model.xdit_missing`: parameters that the file does not have. ComfyUI warns of them, and leaves them on unset
+    memory; here they are zeros, so that ranks compute alike.
+    """
     load, missing = model.diffusion_model.load_state_dict, set()
 
     def load_state_dict(*args, **kwargs):
         result = load(*args, **kwargs)
         missing.update(f"diffusion_model.{name}" for name in result.missing_keys)
+        tensors = dict(chain(model.diffusion_model.named_parameters(), model.diffusion_model.named_buffers()))
+        for tensor in (tensors[name] for name in result.missing_keys if name in tensors):
+            if not tensor.is_meta:
+                tensor.data.zero_()
         return result
 
     model.diffusion_model.load_state_dict = load_state_dict
