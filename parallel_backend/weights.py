@@ -155,7 +155,7 @@ def _missing_noted(model: comfy.model_base.BaseModel) -> Iterator[None]:
         missing.update(f"diffusion_model.{name}" for name in result.missing_keys)
         tensors = dict(chain(model.diffusion_model.named_parameters(), model.diffusion_model.named_buffers()))
         for tensor in (tensors[name] for name in result.missing_keys if name in tensors):
-            if not tensor.is_meta:
+            if type(tensor.data) is torch.Tensor and not tensor.is_meta:
                 tensor.data.zero_()
         return result
 
