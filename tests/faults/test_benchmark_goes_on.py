@@ -5,7 +5,7 @@ import re
 from support.prompts import Graph
 
 
-def test_a_strategy_that_ends_the_ranks_is_listed(faults):
+def test_a_strategy_that_ends_the_ranks_is_listed(faults, console):
     graph = Graph()
     config = graph.parallel_config("cpu:2")
     model = graph.add("XDiTLoader", unet_name=faults.name, weight_dtype="default", parallel_config=config)
@@ -16,6 +16,7 @@ def test_a_strategy_that_ends_the_ranks_is_listed(faults):
     inputs = {"model": model, "positive": positive, "negative": positive, "latent_image": latent}
     settings = {"steps": 3, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
     node = graph.add("XDiTBenchmark", **inputs, **settings)
+    console.announce("xDiT Benchmark: ulysses 2")
     (report,) = faults.client.run(graph.prompt).outputs[node.id]["text"]
     measured, refused = report.split("Cannot be had:")
     # auto's own choice comes first, so the fault strikes there
