@@ -17,6 +17,7 @@ from ..random_state import RandomState
 from ..sharding.batch import BatchParallel
 from ..sharding.cfg import CfgParallel
 from ..sharding.engine import ShardedModel
+from ..sharding.foreign_code import watch
 from ..sharding.foreign_conditions import foreign_controls
 from ..sharding.node_code import OURS
 from ..sharding.pipeline.pipelined import PipelinedModel
@@ -53,6 +54,7 @@ def pipelined(patchers: list[Any], mesh: Mesh, session: Session, schedule: Sched
     with contextlib.ExitStack() as stages:
         for model in _planned(patchers) if mesh.pipe is not None else ():
             stage = PipelinedModel(model, mesh.pipe, schedule, session.note, keep_memory=graphs and model.plan.graphs)
+            stages.callback(watch(model.model).look)  # after it: what it remembers of the model holds the stage else
             stages.callback(stage.stop)
             stage.start()
         yield
