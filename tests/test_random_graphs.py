@@ -16,7 +16,7 @@ from support.random_graphs.run import GOOD, REFUSED, RIGHT, Runner
 NUMBERS = (1, 6, 18, 41, 55, 64, 76, 102, 103, 122, 123, 135, 201, 203, 233, 241, 259, 261, 281, 292, 310, 367, 368,
            376, 443)  # fmt: skip
 # What went wrong on the commits that the records name, and has to be run again.
-GRAPHS_TO_REPEAT = {38, 265, 426}
+GRAPHS_TO_REPEAT: set[int] = set()
 NODES_TO_REPEAT = {("SkipLayerGuidanceDiT", "ulysses 2")}
 
 
