@@ -5,9 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-if sys.orig_argv[1:] and sys.orig_argv[1].endswith("/parallel_backend/rank/bootstrap.py"):
+if len(sys.orig_argv) > 2 and sys.orig_argv[-2].endswith("/parallel_backend/rank/bootstrap.py"):
     failing = Path(os.environ["XDIT_TEST_FAILING_DEVICES"])
-    index = json.loads(sys.orig_argv[2])["index"]
+    index = json.loads(sys.orig_argv[-1])["index"]
     broken = json.loads(failing.read_text()) if failing.exists() else {}
     if str(index) in broken:
         print(broken[str(index)], file=sys.stderr, flush=True)
