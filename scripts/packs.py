@@ -5,24 +5,9 @@
 FOLDER holds a folder of each pack in tests/support/random_graphs/packs.json, outside this repository.
 """
 
-import os
-import subprocess
 import sys
 
-from comfy_host import PACK_ROOT, SetupError, ensure_host
-
-
-def main() -> int:
-    try:
-        host = ensure_host()
-    except SetupError as error:
-        print(error, file=sys.stderr)
-        return 1
-    paths = os.pathsep.join(str(PACK_ROOT / name) for name in ("tests", "scripts"))
-    environment = {**os.environ, "COMFYUI_PATH": str(host.tree), "PYTHONPATH": paths}
-    command = [host.python, "-m", "support.random_graphs.packs", *sys.argv[1:]]
-    return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL).returncode
-
+from comfy_host.support import run_support
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_support("random_graphs.packs"))
