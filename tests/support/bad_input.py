@@ -89,17 +89,26 @@ class Site:
         return Outcome(None if result.error else self.client.latent(result, saved.id), result.error)
 
     def same_as_stock(
-        self, may_refuse: bool = False, name: str | None = None, kind: str = "diffusion_models", **inputs
+        self,
+        may_refuse: bool = False,
+        name: str | None = None,
+        kind: str = "diffusion_models",
+        incomplete: bool = False,
+        **inputs,
     ) -> Outcome:
         """One case: stock ComfyUI and the ranks give the same latent, or both say what is wrong.
 
         `name`: of a file of models/`kind`. `may_refuse`: the ranks may refuse by name what stock ComfyUI samples.
+        `incomplete`: the file lacks parameters, which stock ComfyUI leaves as memory happens to be: its latent tells
+        no more than a shape.
         """
         stock = self.sampled(lambda graph: self.stock(graph, name, kind), **inputs)
         ours = self.sampled(lambda graph: self.ours(graph, name, kind), **inputs)
         self.case_done()
         if stock.error is None and ours.error is None:
-            assert_same(ours.latent, stock.latent)
+            assert ours.latent.shape == stock.latent.shape
+            if not incomplete:
+                assert_same(ours.latent, stock.latent)
         elif ours.error is None:
             raise AssertionError(f"stock ComfyUI fails, the ranks do not: {stock.error}")
         else:

@@ -8,7 +8,9 @@ PACK_ROOT = Path(__file__).absolute().parents[2]
 
 
 def register_pack(name: str = "xdit_comfyui") -> None:
-    """Import the repository root as package `name`, as ComfyUI does under the folder's path."""
+    """Import the repository root as package `name`, once, as ComfyUI does under the folder's path."""
+    if name in sys.modules:  # a second package would lack the submodules that the first has imported
+        return
     spec = importlib.util.spec_from_file_location(
         name, PACK_ROOT / "__init__.py", submodule_search_locations=[str(PACK_ROOT)]
     )

@@ -64,7 +64,7 @@ class Soak:
             on_outcome(self._step(step))
 
     def _step(self, step: Step) -> Outcome:
-        prompt, saved = soak_prompt(self._models, step.family, step.seed)
+        prompt, saved = soak_prompt(self._models, step.family, step.seed, step.number + 1)
         prompt_id = self._client.queue(prompt)
         killed_at = 0.0
         if step.action:
