@@ -33,16 +33,16 @@ pack = types.ModuleType("xdit_comfyui")
 pack.__path__ = [str(Path(__file__).resolve().parent.parent)]
 sys.modules.setdefault("xdit_comfyui", pack)
 
-from xdit_comfyui.parallel_backend.sharding import ulysses  # noqa: E402
-from xdit_comfyui.parallel_backend.sharding.collectives import (  # noqa: E402
+from xdit_comfyui.parallel_backend.sharding.attention import ulysses  # noqa: E402
+from xdit_comfyui.parallel_backend.sharding.attention.lse_attention import attention_with_lse  # noqa: E402
+from xdit_comfyui.parallel_backend.sharding.attention.usp import sequence_parallel_attention  # noqa: E402
+from xdit_comfyui.parallel_backend.sharding.attention.xfuser_adapter import XfuserUSP  # noqa: E402
+from xdit_comfyui.parallel_backend.sharding.exchange.collectives import (  # noqa: E402
     SequenceGroups,
     TokenSplit,
     new_sequence_groups,
     split_evenly,
 )
-from xdit_comfyui.parallel_backend.sharding.lse_attention import attention_with_lse  # noqa: E402
-from xdit_comfyui.parallel_backend.sharding.usp import sequence_parallel_attention  # noqa: E402
-from xdit_comfyui.parallel_backend.sharding.xfuser_adapter import XfuserUSP  # noqa: E402
 
 ROUNDS, CALLS = 7, 20
 FLOOR = {torch.float32: 2e-6, torch.bfloat16: 1e-3}

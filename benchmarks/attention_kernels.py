@@ -17,9 +17,9 @@ from direct.pack import import_pack
 
 import_pack()
 
-from xdit_comfyui.parallel_backend.rank.fastest import seconds_on_gpu  # noqa: E402
-from xdit_comfyui.parallel_backend.rank.kernel_trials import KERNELS, Attention, flash3_on  # noqa: E402
-from xdit_comfyui.parallel_backend.sharding.flash3 import Flash3  # noqa: E402
+from xdit_comfyui.parallel_backend.rank.attention.fastest_kernel import seconds_on_gpu  # noqa: E402
+from xdit_comfyui.parallel_backend.rank.attention.kernel_trials import KERNELS, Attention, flash3_on  # noqa: E402
+from xdit_comfyui.parallel_backend.sharding.attention.flash3 import Flash3  # noqa: E402
 
 ROUNDS = 3  # the fastest counts
 CHECKED_ROWS = 256  # queries that are held against fp32

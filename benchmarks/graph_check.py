@@ -50,9 +50,9 @@ def outputs(model, case) -> list[torch.Tensor]:
 
 def check(case, groups) -> dict:
     from xdit_comfyui.parallel_backend.compiled.graphs import GraphedForward
-    from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+    from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
+    from xdit_comfyui.parallel_backend.sharding.engine.session import Session
     from xdit_comfyui.parallel_backend.sharding.plans import plan_for
-    from xdit_comfyui.parallel_backend.sharding.session import Session
 
     notes: list[str] = []
     model = case.model().cuda()
@@ -81,7 +81,7 @@ def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None
         sys.modules[name] = package = types.ModuleType(name)
         package.__path__ = [str(path)]
     from models.cases import CASES
-    from xdit_comfyui.parallel_backend.sharding.collectives import new_sequence_groups
+    from xdit_comfyui.parallel_backend.sharding.exchange.collectives import new_sequence_groups
 
     groups = new_sequence_groups([range(size)], size, 1)
     rows = []

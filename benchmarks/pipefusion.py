@@ -39,9 +39,9 @@ class Engine:
     """Each way: milliseconds a call, its output, and with `profile` the kinds of each rank's kernels."""
 
     def __init__(self, model: torch.nn.Module, size: int, device: torch.device, compiled: bool, profile: bool):
-        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
-        from xdit_comfyui.parallel_backend.rank.mesh import Meshes
-        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.compiled.accelerated_model import accelerate
+        from xdit_comfyui.parallel_backend.rank.run.mesh import Meshes
+        from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
 
         self._size = size
@@ -51,7 +51,7 @@ class Engine:
         self._accelerated = accelerate(model, self._sharded) if compiled else None
 
     def mesh(self, **degrees):
-        from xdit_comfyui.parallel_backend.config import Degrees
+        from xdit_comfyui.parallel_backend.contract.config import Degrees
 
         return self._meshes.get(Degrees(**degrees))
 
@@ -65,7 +65,7 @@ class Engine:
         return self._measured(call)
 
     def ulysses(self, call):
-        from xdit_comfyui.parallel_backend.sharding.session import Session
+        from xdit_comfyui.parallel_backend.sharding.engine.session import Session
 
         self.accelerate("ulysses")
         groups = self.mesh(ulysses=self._size).sp
@@ -77,10 +77,10 @@ class Engine:
 
     def pipefusion(self, call, patches: int, rounds: int):
         """In chunks of blocks for `rounds` rounds."""
+        from xdit_comfyui.parallel_backend.sharding.engine.session import Session
         from xdit_comfyui.parallel_backend.sharding.pipeline import stages
-        from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel
+        from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined_model import PipelinedModel
         from xdit_comfyui.parallel_backend.sharding.pipeline.schedule import Schedule
-        from xdit_comfyui.parallel_backend.sharding.session import Session
 
         self.accelerate("pipefusion", patches, rounds)
         stages.MOST_ROUNDS = rounds
@@ -109,7 +109,7 @@ def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None
     torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl", store=dist.FileStore(store, size), rank=rank, world_size=size)
     import_pack()
-    from xdit_comfyui.parallel_backend.rank.kernels import attention_kernel
+    from xdit_comfyui.parallel_backend.rank.attention.kernels import attention_kernel
 
     rows, model, built = [], None, None
     for name in chosen(options.cases):

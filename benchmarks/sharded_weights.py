@@ -45,8 +45,8 @@ class Measure:
     pooled: int
 
     def __post_init__(self):
-        from xdit_comfyui.parallel_backend.rank.mesh import Meshes
-        from xdit_comfyui.parallel_backend.rank.weight_groups import WeightGroups
+        from xdit_comfyui.parallel_backend.rank.run.mesh import Meshes
+        from xdit_comfyui.parallel_backend.rank.weights.weight_groups import WeightGroups
 
         self.mesh = Meshes(self.device).get(self.degrees)
         self.group = WeightGroups(self.device).get(self.degrees)
@@ -54,9 +54,9 @@ class Measure:
     def model(self, path: Path):
         """The patcher of a freshly read header; nothing of its weights is on the device yet."""
         import comfy.sd
-        from xdit_comfyui.parallel_backend.rank.main import attach_plan
-        from xdit_comfyui.parallel_backend.rank.store import ModelStore
-        from xdit_comfyui.parallel_backend.recipe import Recipe
+        from xdit_comfyui.parallel_backend.contract.recipe import Recipe
+        from xdit_comfyui.parallel_backend.rank.process.main import attach_plan
+        from xdit_comfyui.parallel_backend.rank.weights.model_store import ModelStore
 
         store = ModelStore(self.device, attach_plan)
         return store.base(Recipe(comfy.sd.load_diffusion_model, (str(path),)).identity())
@@ -64,7 +64,7 @@ class Measure:
     def load(self, patcher, way: str) -> float:
         """Seconds until the weights are where `way` wants them."""
         import comfy.model_management
-        from xdit_comfyui.parallel_backend.rank.placement import place
+        from xdit_comfyui.parallel_backend.rank.weights.placement import place
 
         dist.barrier()
         began = time.perf_counter()
@@ -96,7 +96,7 @@ class Measure:
 
     def timed(self, model, call: Callable[[], torch.Tensor], calls: int = CALLS) -> tuple[float, torch.Tensor]:
         """Milliseconds (median) and the output, as in one request: the session and the gathers begin and end."""
-        from xdit_comfyui.parallel_backend.sharding.session import Session
+        from xdit_comfyui.parallel_backend.sharding.engine.session import Session
 
         model.xdit_sharded.session = Session(self.mesh.sp)
         model.xdit_weights.start(self.group)
@@ -141,7 +141,7 @@ def one_way(measure: Measure, way: str, files, sizes, compiled: bool, expected: 
     """The figures of one way. `expected`: outputs of the first way, by size: eager, whole weights."""
     import comfy.sd
     import comfy.utils
-    from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
+    from xdit_comfyui.parallel_backend.compiled.accelerated_model import accelerate
 
     if measure.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -206,8 +206,8 @@ def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None
     dist.init_process_group(backend, store=dist.FileStore(store, size), rank=rank, world_size=size)
     import_pack()
     from gpu_run.flux.model_files import FLUX_DEV, TINY
-    from xdit_comfyui.parallel_backend.config import Degrees
-    from xdit_comfyui.parallel_backend.rank.kernels import attention_kernel
+    from xdit_comfyui.parallel_backend.contract.config import Degrees
+    from xdit_comfyui.parallel_backend.rank.attention.kernels import attention_kernel
 
     shape = TINY if options.tiny else FLUX_DEV
     files, sizes = Files.below(options.work), (128,) if options.tiny else (1024, 2048)

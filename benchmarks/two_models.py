@@ -73,8 +73,8 @@ def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None
     dist.init_process_group(backend, store=dist.FileStore(store, size), rank=rank, world_size=size)
     import_pack()
     from gpu_run.models.wan import job
-    from xdit_comfyui.parallel_backend.config import Degrees
-    from xdit_comfyui.parallel_backend.rank.kernels import attention_kernel
+    from xdit_comfyui.parallel_backend.contract.config import Degrees
+    from xdit_comfyui.parallel_backend.rank.attention.kernels import attention_kernel
 
     options.inputs = (TINY_LATENT if options.tiny else LATENT, job(options.tiny).context)
     measure = Measure(device, Degrees(ulysses=size), rank, 0, 0, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..parallel_backend.host.children import wait_for_those_of_before
+from ..parallel_backend.host.launch.surviving_ranks import wait_for_those_of_before
 from .benchmark import XDiTBenchmark
 from .config import XDiTParallelConfig
 from .doctor import XDiTDoctor

@@ -11,10 +11,10 @@ from comfy_api.latest import io, ui
 
 from nodes import common_ksampler
 
-from ..parallel_backend.host.benchmark import BenchmarkSeam
-from ..parallel_backend.host.benchmark_report import as_text
-from ..parallel_backend.host.parallel import as_parallel
-from ..parallel_backend.host.seam import SEAM_KEY
+from ..parallel_backend.host.model.convert import as_parallel
+from ..parallel_backend.host.model.seam import SEAM_KEY
+from ..parallel_backend.host.run.benchmark import BenchmarkSeam
+from ..parallel_backend.host.run.benchmark_report import as_text
 from .config import CATEGORY, config_input
 
 SEED = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..parallel_backend.config import (
+from ..parallel_backend.contract.config import (
     ATTENTION_KERNELS,
     COMPILE,
     MAX_PATCHES,
@@ -15,7 +15,7 @@ from ..parallel_backend.config import (
     Degrees,
     ParallelConfig,
 )
-from ..parallel_backend.host.devices import resolve
+from ..parallel_backend.host.base.devices import resolve
 
 CATEGORY = "xDiT"
 ParallelConfigSocket = io.Custom("XDIT_PARALLEL_CONFIG")

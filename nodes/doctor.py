@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 from comfy_api.latest import io, ui
 
-from ..parallel_backend.config import ConfigError
+from ..parallel_backend.contract.config import ConfigError
 from ..parallel_backend.doctor.examine import examine
 from ..parallel_backend.doctor.text import as_text
-from ..parallel_backend.host.devices import DeviceSet, resolve
-from ..parallel_backend.host.group import ProcessGroup
-from ..parallel_backend.host.manager import manager
+from ..parallel_backend.host.base.devices import DeviceSet, resolve
+from ..parallel_backend.host.group.manager import manager
+from ..parallel_backend.host.group.process_group import ProcessGroup
 from .config import CATEGORY
 
 FORMATS = ("text", "json")

@@ -11,14 +11,14 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..parallel_backend.config import ParallelConfig
-from ..parallel_backend.diffusers_folder import load_diffusers_folder, model_folder
-from ..parallel_backend.host.devices import resolve
-from ..parallel_backend.host.manager import manager
-from ..parallel_backend.host.model import XDiTModelPatcher
-from ..parallel_backend.host.preload import preloads
-from ..parallel_backend.host.registered import registered
-from ..parallel_backend.recipe import Recipe
+from ..parallel_backend.contract.config import ParallelConfig
+from ..parallel_backend.contract.recipe import Recipe
+from ..parallel_backend.host.base.devices import resolve
+from ..parallel_backend.host.group.manager import manager
+from ..parallel_backend.host.model.weightless_model import XDiTModelPatcher
+from ..parallel_backend.host.run.loaded_models import registered
+from ..parallel_backend.host.run.preload import preloads
+from ..parallel_backend.loading.diffusers_folder import load_diffusers_folder, model_folder
 from .config import CATEGORY, config_input
 
 WEIGHT_DTYPES = {

@@ -16,8 +16,8 @@ def serve_metrics_if_asked() -> None:
     from prometheus_client import CONTENT_TYPE_LATEST
     from server import PromptServer
 
-    from ..parallel_backend.host import events
-    from ..parallel_backend.host.metrics import Metrics
+    from ..parallel_backend.host.base import events
+    from ..parallel_backend.host.service.metrics import Metrics
 
     metrics = Metrics()
     events.subscribe(metrics.on_event)

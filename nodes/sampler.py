@@ -8,8 +8,8 @@ from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
 from nodes import common_ksampler
 
-from ..parallel_backend.host.parallel import as_parallel, devices_of, with_parallel_model
-from ..parallel_backend.host.size import refuse_too_large
+from ..parallel_backend.host.model.convert import as_parallel, devices_of, with_parallel_model
+from ..parallel_backend.host.run.latent_size import refuse_too_large
 from .config import CATEGORY, config_input
 
 

@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from ..parallel_backend.host import control, events
-from ..parallel_backend.host.errors import GroupError, OutOfMemory, RequestRefused
-from ..parallel_backend.host.idle import IdleRelease
-from ..parallel_backend.host.manager import InUse
-from ..parallel_backend.host.status import Status
+from ..parallel_backend.host.base import events
+from ..parallel_backend.host.base.errors import GroupError, OutOfMemory, RequestRefused
+from ..parallel_backend.host.group.manager import InUse
+from ..parallel_backend.host.service import control
+from ..parallel_backend.host.service.idle import IdleRelease
+from ..parallel_backend.host.service.status import Status
 
 EMPTY = b"{}"
 

@@ -17,7 +17,7 @@ from support.tiny_models import ModelShelf  # noqa: E402
 
 WIDTH, HEIGHT, STEPS, SEED = 512, 512, 8, 42
 TOLERANCE = 1e-5
-RANK_PROGRAM = "rank/bootstrap.py"  # in the command line of every rank
+RANK_PROGRAM = "rank/process/bootstrap.py"  # in the command line of every rank
 
 
 @dataclass

@@ -7,9 +7,9 @@ import comfy.samplers
 import latent_preview
 import pytest
 import torch
-from xdit_comfyui.parallel_backend.host.callback import only_looks
-from xdit_comfyui.parallel_backend.process_settings import ProcessSettings
-from xdit_comfyui.parallel_backend.rank.inputs import put_together, take_apart
+from xdit_comfyui.parallel_backend.contract.process_settings import ProcessSettings
+from xdit_comfyui.parallel_backend.host.run.callback import only_looks
+from xdit_comfyui.parallel_backend.rank.run.call_inputs import put_together, take_apart
 
 
 def across(value, own, in_place=False):

@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from comfy.ldm.modules.attention import attention_pytorch
 from support.parity import relative_error
 from torch.nn.attention import SDPBackend
-from xdit_comfyui.parallel_backend.rank import kernel_trials, kernels
-from xdit_comfyui.parallel_backend.rank.fastest import Fastest
-from xdit_comfyui.parallel_backend.rank.kernels import LocalAttention, attention_kernel
-from xdit_comfyui.parallel_backend.sharding import ring
-from xdit_comfyui.parallel_backend.sharding.attention import ShardedAttention
-from xdit_comfyui.parallel_backend.sharding.collectives import SequenceGroups, TokenSplit
-from xdit_comfyui.parallel_backend.sharding.flash3 import Flash3
-from xdit_comfyui.parallel_backend.sharding.lse_attention import attention_with_lse
-from xdit_comfyui.parallel_backend.sharding.session import Session
+from xdit_comfyui.parallel_backend.rank.attention import kernel_trials, kernels
+from xdit_comfyui.parallel_backend.rank.attention.fastest_kernel import Fastest
+from xdit_comfyui.parallel_backend.rank.attention.kernels import LocalAttention, attention_kernel
+from xdit_comfyui.parallel_backend.sharding.attention import ring
+from xdit_comfyui.parallel_backend.sharding.attention.flash3 import Flash3
+from xdit_comfyui.parallel_backend.sharding.attention.lse_attention import attention_with_lse
+from xdit_comfyui.parallel_backend.sharding.engine.attention_override import ShardedAttention
+from xdit_comfyui.parallel_backend.sharding.engine.session import Session
+from xdit_comfyui.parallel_backend.sharding.exchange.collectives import SequenceGroups, TokenSplit
 
 OFFICIAL, FORWARD_ONLY = "flash_attn_interface", "fa3_fwd_interface"
 BF16_LIMIT = 1e-2

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from xdit_comfyui.parallel_backend.config import (
+from xdit_comfyui.parallel_backend.contract.config import (
     ATTENTION_KERNELS,
     COMPILE,
     MAX_CPU_RANKS,
@@ -15,8 +15,8 @@ from xdit_comfyui.parallel_backend.config import (
     ParallelConfig,
     parse_devices,
 )
-from xdit_comfyui.parallel_backend.host.choose import Workload, choose
-from xdit_comfyui.parallel_backend.host.devices import resolve, visible_gpus
+from xdit_comfyui.parallel_backend.host.base.devices import resolve, visible_gpus
+from xdit_comfyui.parallel_backend.host.strategy.choose import Workload, choose
 from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
 
 AXES = ("ulysses", "ring", "cfg", "batch", "pipefusion")

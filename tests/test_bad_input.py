@@ -15,7 +15,7 @@ from support.bad_nodes.objects import UNSENDABLE
 from support.comfy_client import ComfyClient, PromptRefused
 from support.prompts import Graph
 from support.tiny_models import FLUX_CONTEXT, FLUX_POOLED
-from xdit_comfyui.parallel_backend.config import ConfigError, Degrees, ParallelConfig, parse_devices
+from xdit_comfyui.parallel_backend.contract.config import ConfigError, Degrees, ParallelConfig, parse_devices
 
 
 def cases(number: int) -> settings:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from support.prompts import Graph
 from support.tiny_models import flux_shapes
-from xdit_comfyui.parallel_backend.config import Degrees, ParallelConfig
-from xdit_comfyui.parallel_backend.host.benchmark import Trial, fastest, strategies
-from xdit_comfyui.parallel_backend.host.benchmark_best import best_file, best_key, keep_best, remembered_best
-from xdit_comfyui.parallel_backend.host.choose import Choice, Workload, choose, refusal
-from xdit_comfyui.parallel_backend.host.devices import DeviceSet
+from xdit_comfyui.parallel_backend.contract.config import Degrees, ParallelConfig
+from xdit_comfyui.parallel_backend.host.base.devices import DeviceSet
+from xdit_comfyui.parallel_backend.host.run.benchmark import Trial, fastest, strategies
+from xdit_comfyui.parallel_backend.host.strategy.choose import Choice, Workload, choose, refusal
+from xdit_comfyui.parallel_backend.host.strategy.measured_best import best_file, best_key, keep_best, remembered_best
 from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
 
 WORK = Workload("Flux", FLUX, 24, 2, (1, 16, 64, 64))

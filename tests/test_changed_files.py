@@ -9,7 +9,7 @@ from support.bad_input import Site, assert_same
 from support.comfy_client import ComfyClient
 
 numbers = itertools.count()
-CHANGED = "host.loaded.FilesChanged"
+CHANGED = "host.model.file_identity.FilesChanged"
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.samplers import ksampler
 from support.tiny_models import flux_config
-from xdit_comfyui.parallel_backend.config import Degrees, ParallelConfig
-from xdit_comfyui.parallel_backend.host.changes import Changes
-from xdit_comfyui.parallel_backend.host.choose import Workload, choose
-from xdit_comfyui.parallel_backend.host.devices import DeviceSet
-from xdit_comfyui.parallel_backend.host.links import Link, Links
-from xdit_comfyui.parallel_backend.host.runner import workload
-from xdit_comfyui.parallel_backend.sharding.patches import OVERRIDE
+from xdit_comfyui.parallel_backend.contract.config import Degrees, ParallelConfig
+from xdit_comfyui.parallel_backend.host.base.devices import DeviceSet
+from xdit_comfyui.parallel_backend.host.describe.changes import Changes
+from xdit_comfyui.parallel_backend.host.run.runner import workload
+from xdit_comfyui.parallel_backend.host.strategy.choose import Workload, choose
+from xdit_comfyui.parallel_backend.host.strategy.link_speed import Link, Links
+from xdit_comfyui.parallel_backend.sharding.engine.call_modes import OVERRIDE
 from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
 from xdit_comfyui.parallel_backend.sharding.plans.wan import WAN
 

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import tomllib
 from comfy_host import PACK_ROOT
-from xdit_comfyui.parallel_backend.config import Degrees, ParallelConfig
+from xdit_comfyui.parallel_backend.contract.config import Degrees, ParallelConfig
 from xdit_comfyui.parallel_backend.doctor.advice import advice
-from xdit_comfyui.parallel_backend.host.choose import Workload, choose
-from xdit_comfyui.parallel_backend.host.devices import DeviceSet
-from xdit_comfyui.parallel_backend.host.links import Links
+from xdit_comfyui.parallel_backend.host.base.devices import DeviceSet
+from xdit_comfyui.parallel_backend.host.strategy.choose import Workload, choose
+from xdit_comfyui.parallel_backend.host.strategy.link_speed import Links
 from xdit_comfyui.parallel_backend.sharding.plans import PLANS
 from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
 

@@ -12,14 +12,14 @@ from comfy_host import PACK_ROOT
 from support.comfy_client import PromptRefused
 from support.prompts import Graph
 from support.ranks import BOOTSTRAP
+from xdit_comfyui.parallel_backend.contract.protocol import Exchanged, KernelTrial, Probed
 from xdit_comfyui.parallel_backend.doctor.advice import advice
 from xdit_comfyui.parallel_backend.doctor.report import Pair, Report
 from xdit_comfyui.parallel_backend.doctor.text import as_text
 from xdit_comfyui.parallel_backend.doctor.trials import enter_kernels, enter_links
-from xdit_comfyui.parallel_backend.host import nvidia_smi
-from xdit_comfyui.parallel_backend.host.devices import DeviceSet
-from xdit_comfyui.parallel_backend.host.links import Link, Links, keep_links, measured_links
-from xdit_comfyui.parallel_backend.protocol import Exchanged, KernelTrial, Probed
+from xdit_comfyui.parallel_backend.host.base import nvidia_smi
+from xdit_comfyui.parallel_backend.host.base.devices import DeviceSet
+from xdit_comfyui.parallel_backend.host.strategy.link_speed import Link, Links, keep_links, measured_links
 
 BY_PATH = [sys.executable, str(PACK_ROOT / "parallel_backend" / "doctor")]
 BY_MODULE = [sys.executable, "-m", "parallel_backend.doctor"]
@@ -197,7 +197,9 @@ def test_what_nvidia_smi_says(tools, monkeypatch):
 
 def test_links_of_some_of_the_measured_devices(tmp_path, monkeypatch):
     monkeypatch.setenv("XDIT_CACHE", str(tmp_path))
-    monkeypatch.setattr("xdit_comfyui.parallel_backend.host.links._gpu_identity", lambda index: f"GPU {index}")
+    monkeypatch.setattr(
+        "xdit_comfyui.parallel_backend.host.strategy.link_speed._gpu_identity", lambda index: f"GPU {index}"
+    )
     devices = DeviceSet("cuda", (0, 1, 3))
     assert measured_links(devices) is None
     pairs = {(0, 1): Link(9e9, 1e-5), (0, 3): Link(2e11, 2e-5), (1, 3): Link(8e9, 3e-5)}

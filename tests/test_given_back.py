@@ -15,12 +15,12 @@ from support.prompts import Graph
 from support.rank_set import RankSets
 from support.ranks import rank_pids, unload
 from support.tiny_models import ModelShelf
-from xdit_comfyui.parallel_backend.config import Degrees
-from xdit_comfyui.parallel_backend.host.companions import companion_bytes
-from xdit_comfyui.parallel_backend.host.fit import Footprint, Room
-from xdit_comfyui.parallel_backend.host.model import XDiTModelPatcher
-from xdit_comfyui.parallel_backend.rank.mesh import MOST_MESHES
-from xdit_comfyui.parallel_backend.recipe import Recipe
+from xdit_comfyui.parallel_backend.contract.config import Degrees
+from xdit_comfyui.parallel_backend.contract.recipe import Recipe
+from xdit_comfyui.parallel_backend.host.describe.companions import companion_bytes
+from xdit_comfyui.parallel_backend.host.model.weightless_model import XDiTModelPatcher
+from xdit_comfyui.parallel_backend.host.strategy.weight_fit import Footprint, Room
+from xdit_comfyui.parallel_backend.rank.run.mesh import MOST_MESHES
 from xdit_comfyui.parallel_backend.transport.blobs import ARENA_BYTES, BlobCache, BlobSender
 
 WAYS = ({"ulysses": 2}, {"ring": 2}, {"cfg": 2}, {"pipefusion": 2}, {"batch": 2})

@@ -8,8 +8,8 @@ import pytest
 import torch
 from xdit_comfyui.parallel_backend.doctor import machine
 from xdit_comfyui.parallel_backend.doctor.report import Report
-from xdit_comfyui.parallel_backend.host import devices as devices_module
-from xdit_comfyui.parallel_backend.host.devices import DeviceSet, has_kernels, resolve
+from xdit_comfyui.parallel_backend.host.base import devices as devices_module
+from xdit_comfyui.parallel_backend.host.base.devices import DeviceSet, has_kernels, resolve
 
 GIB = 2**30
 CUDA = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "compute_120"]

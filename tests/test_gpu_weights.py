@@ -21,10 +21,10 @@ from support.ranks import held, unload, weight_reads
 from support.sampled import assert_sampled
 from support.tiny_models import ModelShelf
 from support.waiting import answered_status, wait_until
-from xdit_comfyui.parallel_backend.config import REPLICATE, SHARD, Degrees
-from xdit_comfyui.parallel_backend.host.fit import Footprint, Room
-from xdit_comfyui.parallel_backend.host.model import XDiTModelPatcher
-from xdit_comfyui.parallel_backend.recipe import Recipe
+from xdit_comfyui.parallel_backend.contract.config import REPLICATE, SHARD, Degrees
+from xdit_comfyui.parallel_backend.contract.recipe import Recipe
+from xdit_comfyui.parallel_backend.host.model.weightless_model import XDiTModelPatcher
+from xdit_comfyui.parallel_backend.host.strategy.weight_fit import Footprint, Room
 from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
 
 pytestmark = [*NEEDED, pytest.mark.timeout(300)]

@@ -7,16 +7,7 @@ import comfy.model_management
 import comfy.utils
 import pytest
 import torch
-from xdit_comfyui.parallel_backend import weights
-from xdit_comfyui.parallel_backend.host import events
-from xdit_comfyui.parallel_backend.host import start as start_module
-from xdit_comfyui.parallel_backend.host.answers import Answers
-from xdit_comfyui.parallel_backend.host.devices import DeviceSet
-from xdit_comfyui.parallel_backend.host.errors import GroupError, RequestRefused
-from xdit_comfyui.parallel_backend.host.loading import LoadingBar
-from xdit_comfyui.parallel_backend.host.manager import GroupManager
-from xdit_comfyui.parallel_backend.host.status import Status
-from xdit_comfyui.parallel_backend.protocol import (
+from xdit_comfyui.parallel_backend.contract.protocol import (
     Failed,
     Finished,
     Prepared,
@@ -26,7 +17,16 @@ from xdit_comfyui.parallel_backend.protocol import (
     Settle,
     Settled,
 )
-from xdit_comfyui.parallel_backend.recipe import Recipe
+from xdit_comfyui.parallel_backend.contract.recipe import Recipe
+from xdit_comfyui.parallel_backend.host.base import events
+from xdit_comfyui.parallel_backend.host.base.devices import DeviceSet
+from xdit_comfyui.parallel_backend.host.base.errors import GroupError, RequestRefused
+from xdit_comfyui.parallel_backend.host.group import start as start_module
+from xdit_comfyui.parallel_backend.host.group.manager import GroupManager
+from xdit_comfyui.parallel_backend.host.group.replies import Answers
+from xdit_comfyui.parallel_backend.host.run.reading_display import LoadingBar
+from xdit_comfyui.parallel_backend.host.service.status import Status
+from xdit_comfyui.parallel_backend.loading import meta_loading
 
 TWO = DeviceSet("cpu", (0, 1))
 RAISED = Raised("ValueError: no", "Traceback …", 1.0, False)
@@ -142,8 +142,8 @@ def test_a_loader_in_another_thread_is_comfyui_s_own_while_one_of_ours_runs(tmp_
         return None
 
     def load():
-        with pytest.raises(weights.UnreadableWeights, match="no diffusion model"):
-            weights.load_model(Recipe(ours, (models_free_file,)), data=False)
+        with pytest.raises(meta_loading.UnreadableWeights, match="no diffusion model"):
+            meta_loading.load_model(Recipe(ours, (models_free_file,)), data=False)
 
     before = comfy.utils.load_torch_file
     thread = threading.Thread(target=load)
@@ -168,8 +168,8 @@ def test_two_loads_at_once_leave_comfyui_as_it_was(models_free_file):
             devices[data] = comfy.utils.load_torch_file(models_free_file)["large"].device.type
             meeting.wait()
 
-        with pytest.raises(weights.UnreadableWeights):
-            weights.load_model(Recipe(function, (models_free_file,)), data)
+        with pytest.raises(meta_loading.UnreadableWeights):
+            meta_loading.load_model(Recipe(function, (models_free_file,)), data)
 
     devices = {}
     threads = [threading.Thread(target=load, args=(data,)) for data in (False, True)]

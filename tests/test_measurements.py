@@ -4,11 +4,11 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from xdit_comfyui.parallel_backend import cache
-from xdit_comfyui.parallel_backend.host import links as links_module
-from xdit_comfyui.parallel_backend.host.devices import DeviceSet
-from xdit_comfyui.parallel_backend.host.links import Link, Links, keep_links, links_file, measured_links
-from xdit_comfyui.parallel_backend.rank.fastest import Fastest
+from xdit_comfyui.parallel_backend.host.base.devices import DeviceSet
+from xdit_comfyui.parallel_backend.host.strategy import link_speed as links_module
+from xdit_comfyui.parallel_backend.host.strategy.link_speed import Link, Links, keep_links, links_file, measured_links
+from xdit_comfyui.parallel_backend.rank.attention.fastest_kernel import Fastest
+from xdit_comfyui.parallel_backend.system import cache
 
 DEVICES = DeviceSet("cpu", (0, 1))
 WRITERS, SHAPES = 6, 15

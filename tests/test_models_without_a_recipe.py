@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from xdit_comfyui.parallel_backend.recipe import NoRecipe, Recipe
+from xdit_comfyui.parallel_backend.contract.recipe import NoRecipe, Recipe
 
 
 class GGMLTensor(torch.Tensor):

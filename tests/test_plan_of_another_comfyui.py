@@ -16,9 +16,9 @@ from support.compare import TOLERANCE
 from support.parity import relative_error
 from support.prompts import Graph
 from support.tiny_models import ModelShelf, flux_config
-from xdit_comfyui.parallel_backend.host.choose import Workload
-from xdit_comfyui.parallel_backend.sharding.matching import mismatch
-from xdit_comfyui.parallel_backend.sharding.plan import Gather
+from xdit_comfyui.parallel_backend.host.strategy.choose import Workload
+from xdit_comfyui.parallel_backend.sharding.plan.plan import Gather
+from xdit_comfyui.parallel_backend.sharding.plan.plan_matching import mismatch
 from xdit_comfyui.parallel_backend.sharding.plans import plan_for
 from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
 

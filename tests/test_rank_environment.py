@@ -1,7 +1,7 @@
 """What ranks take over from ComfyUI's environment, and what not."""
 
 import pytest
-from xdit_comfyui.parallel_backend.host.rank_environment import rank_environment
+from xdit_comfyui.parallel_backend.host.launch.rank_environment import rank_environment
 
 
 @pytest.mark.parametrize(("host", "ranks"), [("1", "8"), ("7", "8"), ("8", "8"), ("32", "32"), (None, None)])

@@ -12,7 +12,7 @@ from support.parity import relative_error
 from support.ranks import BOOTSTRAP
 from support.tiny_models import ModelShelf
 
-MODULE = PACK_ROOT / "parallel_backend" / "host" / "rank_python.py"
+MODULE = PACK_ROOT / "parallel_backend" / "host" / "launch" / "rank_python.py"
 TELL = (
     "import json, runpy, sys\n"
     "given = runpy.run_path(sys.argv[1])['python_flags']()\n"

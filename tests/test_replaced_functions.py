@@ -15,9 +15,9 @@ import comfy.samplers
 import comfy.utils
 import pytest
 import torch
-from xdit_comfyui.parallel_backend.host.pack_settings import settings_of
-from xdit_comfyui.parallel_backend.replaced import find_replaced
-from xdit_comfyui.parallel_backend.sharding.attention import route_global
+from xdit_comfyui.parallel_backend.foreign.replaced_functions import find_replaced
+from xdit_comfyui.parallel_backend.host.describe.pack_settings import settings_of
+from xdit_comfyui.parallel_backend.sharding.engine.attention_override import route_global
 
 PACK = "/somewhere/custom_nodes/some-pack/nodes.py"
 numbers = itertools.count()

@@ -19,7 +19,7 @@ from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import rank_pids
 from support.tiny_models import ModelShelf
-from xdit_comfyui.parallel_backend.host.rank_log import RankLog
+from xdit_comfyui.parallel_backend.host.launch.rank_log import RankLog
 
 CAN_MOUNT = subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
 TEST_NODES = {"xdit-test-nodes": Path(__file__).parent / "support" / "host_nodes"}
@@ -117,8 +117,8 @@ def test_the_end_of_a_log_is_known_without_its_file(user_directory, caplog):
 
 
 def test_a_limit_that_is_no_number_is_refused_by_name(monkeypatch):
-    from xdit_comfyui.parallel_backend.config import ConfigError
-    from xdit_comfyui.parallel_backend.host.limits import Limits
+    from xdit_comfyui.parallel_backend.contract.config import ConfigError
+    from xdit_comfyui.parallel_backend.host.base.limits import Limits
 
     for text in ("soon", "-1", "0", "nan"):
         monkeypatch.setenv("XDIT_HEARTBEAT_TIMEOUT", text)

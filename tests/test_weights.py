@@ -14,8 +14,8 @@ def shelf(tmp_path_factory):
 def rank_patcher(shelf):
     """A tiny Flux as a rank holds it, with a LoRA's worth of patches on two blocks."""
     import comfy.sd
-    from xdit_comfyui.parallel_backend.rank.store import ModelStore
-    from xdit_comfyui.parallel_backend.recipe import Recipe
+    from xdit_comfyui.parallel_backend.contract.recipe import Recipe
+    from xdit_comfyui.parallel_backend.rank.weights.model_store import ModelStore
 
     path = str(shelf.models / "diffusion_models" / shelf.flux())
     store = ModelStore(torch.device("cpu"), lambda model: None)
@@ -44,7 +44,7 @@ HELD, GONE = (
 
 
 def test_absent_modules_hold_no_memory_and_take_no_patches(rank_patcher):
-    from xdit_comfyui.parallel_backend.rank.placement import Placement
+    from xdit_comfyui.parallel_backend.rank.weights.placement import Placement
 
     load(rank_patcher)
     weights = rank_patcher.model.xdit_weights
@@ -69,7 +69,7 @@ def test_absent_modules_hold_no_memory_and_take_no_patches(rank_patcher):
 
 
 def test_a_model_that_fails_half_patched_is_let_go(rank_patcher, monkeypatch):
-    from xdit_comfyui.parallel_backend.rank.weights import Weights
+    from xdit_comfyui.parallel_backend.rank.weights.model_weights import Weights
 
     weights, write = rank_patcher.model.xdit_weights, Weights.write
     plain = dict(rank_patcher.model.named_parameters())[HELD].clone()
@@ -90,8 +90,8 @@ def test_a_model_that_fails_half_patched_is_let_go(rank_patcher, monkeypatch):
 
 def unit_of(index: int, count: int):
     """Three parameters, of which one is cast, as a unit of `count` cuts."""
-    from xdit_comfyui.parallel_backend.rank.unit import Unit
-    from xdit_comfyui.parallel_backend.stored import Stored
+    from xdit_comfyui.parallel_backend.loading.parameter_source import Stored
+    from xdit_comfyui.parallel_backend.rank.weights.flat_block import Unit
 
     generator = torch.Generator().manual_seed(0)
     module = torch.nn.Module()
@@ -126,7 +126,7 @@ def test_cuts_put_together_are_the_parameters(count):
 
 
 def test_a_patch_that_changes_the_layout_is_refused():
-    from xdit_comfyui.parallel_backend.rank.unit import LayoutChanged
+    from xdit_comfyui.parallel_backend.rank.weights.flat_block import LayoutChanged
 
     unit = unit_of(0, 2)
     for other in (torch.zeros(7, 33, dtype=torch.float16), torch.zeros(8, 33)):

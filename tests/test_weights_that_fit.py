@@ -6,12 +6,12 @@ import comfy.sd
 import pytest
 import torch
 from support.tiny_models import ModelShelf
-from xdit_comfyui.parallel_backend.config import ConfigError, Degrees, ParallelConfig
-from xdit_comfyui.parallel_backend.host.choose import Workload, choose
-from xdit_comfyui.parallel_backend.host.fit import Footprint, Room, measured_room, with_weights
-from xdit_comfyui.parallel_backend.host.model import XDiTModelPatcher
-from xdit_comfyui.parallel_backend.protocol import Memory, Standing
-from xdit_comfyui.parallel_backend.recipe import Recipe
+from xdit_comfyui.parallel_backend.contract.config import ConfigError, Degrees, ParallelConfig
+from xdit_comfyui.parallel_backend.contract.protocol import Memory, Standing
+from xdit_comfyui.parallel_backend.contract.recipe import Recipe
+from xdit_comfyui.parallel_backend.host.model.weightless_model import XDiTModelPatcher
+from xdit_comfyui.parallel_backend.host.strategy.choose import Workload, choose
+from xdit_comfyui.parallel_backend.host.strategy.weight_fit import Footprint, Room, measured_room, with_weights
 from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
 
 GIB = 2**30

@@ -55,9 +55,9 @@ class ComfyEngine:
         if stock:
             return
         import_pack()
-        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
-        from xdit_comfyui.parallel_backend.rank.kernels import attention_kernel
-        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.compiled.accelerated_model import accelerate
+        from xdit_comfyui.parallel_backend.rank.attention.kernels import attention_kernel
+        from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
 
         sharded = ShardedModel(self._model, plan_for(self._model))
@@ -88,9 +88,9 @@ class ComfyEngine:
 
 
 def _session(kind: Kind, size: int, device: torch.device):
-    from xdit_comfyui.parallel_backend.rank.mesh import written_directly
-    from xdit_comfyui.parallel_backend.sharding.collectives import new_sequence_groups
-    from xdit_comfyui.parallel_backend.sharding.session import Session
+    from xdit_comfyui.parallel_backend.rank.run.mesh import written_directly
+    from xdit_comfyui.parallel_backend.sharding.engine.session import Session
+    from xdit_comfyui.parallel_backend.sharding.exchange.collectives import new_sequence_groups
 
     ulysses, ring = (1, size) if kind.ring else (size, 1)
     groups = new_sequence_groups([range(size)], ulysses, ring)

@@ -14,8 +14,8 @@ from typing import Any
 import comfy.ldm.modules.attention
 import torch
 
-from ..sharding.attention import ShardedAttention
-from ..sharding.patches import OVERRIDE
+from ..sharding.engine.attention_override import ShardedAttention
+from ..sharding.engine.call_modes import OVERRIDE
 
 _LIBRARY = torch.library.Library("xdit", "FRAGMENT")
 _LIBRARY.define(

@@ -9,21 +9,16 @@ from typing import Any
 
 import torch
 
-from ..sharding.attention import ShardedAttention
-from ..sharding.block_paths import hooked_blocks
-from ..sharding.engine import ShardedModel
-from ..sharding.foreign_code import ForeignCode, watch
-from ..sharding.modules import argument_names, bind, blocks_at, module_at
-from ..sharding.options_read import keys_read
-from ..sharding.patches import OVERRIDE
-from ..sharding.reach import blocks_with_code
+from ..sharding.engine.attention_override import ShardedAttention
+from ..sharding.engine.call_modes import OVERRIDE
+from ..sharding.engine.engine import ShardedModel
+from ..sharding.foreign.model_watch import ForeignCode, watch
+from ..sharding.foreign.options_read import keys_read
+from ..sharding.foreign.reach import blocks_with_code
+from ..sharding.plan.block_paths import hooked_blocks
+from ..sharding.plan.modules import argument_names, bind, blocks_at, module_at
 from . import fuse
-from .attention_op import (
-    LOCAL_THROUGH_OPERATOR,
-    THROUGH_OPERATOR,
-    WHOLE_QUERIES_THROUGH_OPERATOR,
-    attention_options,
-)
+from .attention_op import LOCAL_THROUGH_OPERATOR, THROUGH_OPERATOR, WHOLE_QUERIES_THROUGH_OPERATOR, attention_options
 from .global_attention import attend_locally, open_global
 from .scaled_fp8 import open_to_the_compiler
 

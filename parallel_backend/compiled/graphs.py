@@ -19,11 +19,11 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..sharding import counts
-from ..sharding.attention import ShardedAttention
-from ..sharding.foreign_code import watch
-from ..sharding.kernel_choice import runs_torchs_kernel
-from ..sharding.patches import OVERRIDE
+from ..sharding.engine.attention_override import ShardedAttention
+from ..sharding.engine.call_modes import OVERRIDE
+from ..sharding.exchange import collective_counts
+from ..sharding.foreign.kernel_choice import runs_torchs_kernel
+from ..sharding.foreign.model_watch import watch
 
 OPTIONS = "transformer_options"
 WARM_CALLS = 2  # calls before a capture: the compiler, NCCL and the attention kernels set themselves up in them
@@ -43,7 +43,7 @@ class Graph:
     def replay(self, tensors: list[torch.Tensor]) -> torch.Tensor:
         for static, tensor in zip(self.inputs, tensors, strict=True):
             static.copy_(tensor)
-        counts.replayed(self.collectives)
+        collective_counts.replayed(self.collectives)
         self.graph.replay()
         return self.output.clone()
 
@@ -166,7 +166,7 @@ class GraphedForward:
         try:
             # Other threads of this process may call CUDA meanwhile (NCCL's watchdog does).
             with (
-                counts.captured() as collectives,
+                collective_counts.captured() as collectives,
                 torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
             ):
                 output = self._original(*args, **kwargs, **{OPTIONS: options})

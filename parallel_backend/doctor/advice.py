@@ -6,8 +6,8 @@ H200, PipeFusion on two H100.
 
 from __future__ import annotations
 
-from ..host.devices import DeviceSet
-from ..host.links import FAST_LINK, Links
+from ..host.base.devices import DeviceSet
+from ..host.strategy.link_speed import FAST_LINK, Links
 from .report import Advice, Report
 
 FIRST, GOOD, LARGE, NO = "first", "good", "large only", "no"

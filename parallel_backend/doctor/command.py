@@ -17,10 +17,10 @@ comfy.cli_args.args.cpu = not torch.cuda.is_available()
 
 import folder_paths  # noqa: E402
 
-from ..config import ConfigError  # noqa: E402
-from ..host.devices import DeviceSet  # noqa: E402
-from ..host.group import ProcessGroup  # noqa: E402
-from ..host.limits import Limits  # noqa: E402
+from ..contract.config import ConfigError  # noqa: E402
+from ..host.base.devices import DeviceSet  # noqa: E402
+from ..host.base.limits import Limits  # noqa: E402
+from ..host.group.process_group import ProcessGroup  # noqa: E402
 from .examine import examine  # noqa: E402
 from .text import as_text  # noqa: E402
 

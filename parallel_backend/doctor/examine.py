@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from ..config import ConfigError, parse_devices
-from ..host.devices import DeviceSet, require_linux, resolve, visible_gpus
-from ..host.errors import GroupError
-from ..host.group import ProcessGroup
-from ..host.links import Links, keep_links, measured_links
+from ..contract.config import ConfigError, parse_devices
+from ..host.base.devices import DeviceSet, require_linux, resolve, visible_gpus
+from ..host.base.errors import GroupError
+from ..host.group.process_group import ProcessGroup
+from ..host.strategy.link_speed import Links, keep_links, measured_links
 from .advice import advice
 from .machine import examine_machine
 from .report import Problem, Report

@@ -8,8 +8,8 @@ from itertools import combinations
 
 import torch
 
-from ..host import nvidia_smi
-from ..host.devices import DeviceSet, architecture, has_kernels, visible_gpus
+from ..host.base import nvidia_smi
+from ..host.base.devices import DeviceSet, architecture, has_kernels, visible_gpus
 from .report import Gpu, Pair, Problem, Report
 
 PREFIXES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "XDIT_")

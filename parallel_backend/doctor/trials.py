@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from comfy.model_management import throw_exception_if_processing_interrupted
 
-from ..host.errors import GroupError
-from ..host.group import POLL_SECONDS, ProcessGroup
-from ..host.links import Link, Links
-from ..protocol import Failed, Probe, Probed
-from ..sharding.flash3 import DISTRIBUTIONS
+from ..contract.protocol import Failed, Probe, Probed
+from ..host.base.errors import GroupError
+from ..host.group.process_group import POLL_SECONDS, ProcessGroup
+from ..host.strategy.link_speed import Link, Links
+from ..sharding.attention.flash3 import DISTRIBUTIONS
 from .report import AllToAll, Kernel, Problem, Report
 
 LIMIT_SECONDS = 120.0

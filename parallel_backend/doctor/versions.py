@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from ..host.launch import PACK_ROOT
+from ..host.launch.rank_launch import PACK_ROOT
 from . import report
 from .report import Problem
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import blake3
 import torch
 
-from ..memory_file import new_memory_file
+from ..system.memory_file import new_memory_file
 
 ALIGNMENT = 64
 INLINE_LIMIT = 64 * 1024

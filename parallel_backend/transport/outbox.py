@@ -9,7 +9,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from ..threads import watched_thread
+from ..system.threads import watched_thread
 from .channel import Channel, ChannelClosed
 
 Frame = tuple[bytes, tuple[int, ...]]

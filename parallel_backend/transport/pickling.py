@@ -21,7 +21,7 @@ import blake3
 import cloudpickle
 import torch
 
-from ..names import printable
+from ..system.printable_names import printable
 from . import restore
 from .blobs import INLINE_LIMIT, BlobBatch, tensor_bytes
 from .pack_globals import PackGlobals

@@ -8,13 +8,13 @@ import pytest
 from support.architectures import architectures
 from support.model_matrix import architecture_of
 from support.model_side import run
-from xdit_comfyui.parallel_backend.sharding import modules
-from xdit_comfyui.parallel_backend.sharding.collectives import SequenceGroups
-from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
-from xdit_comfyui.parallel_backend.sharding.errors import ShardingError
+from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
+from xdit_comfyui.parallel_backend.sharding.engine.session import Session
+from xdit_comfyui.parallel_backend.sharding.exchange.collectives import SequenceGroups
+from xdit_comfyui.parallel_backend.sharding.plan import modules
+from xdit_comfyui.parallel_backend.sharding.plan.errors import ShardingError
 from xdit_comfyui.parallel_backend.sharding.plans import PLANS
 from xdit_comfyui.parallel_backend.sharding.plans.unsharded import UNSHARDED
-from xdit_comfyui.parallel_backend.sharding.session import Session
 
 from models.cases import CASES
 

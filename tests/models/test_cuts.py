@@ -4,7 +4,7 @@ import heapq
 from itertools import accumulate, pairwise
 
 import pytest
-from xdit_comfyui.parallel_backend.sharding.pipeline.cuts import best_cuts, call_time
+from xdit_comfyui.parallel_backend.sharding.pipeline.stage_cuts import best_cuts, call_time
 
 FLUX = (1.0,) * 57
 UNLIKE = tuple(1.0 + (index % 3) * 0.7 for index in range(29))  # work of blocks of several kinds

@@ -8,9 +8,9 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from xdit_comfyui.parallel_backend.compiled import graphs
-from xdit_comfyui.parallel_backend.sharding import counts
-from xdit_comfyui.parallel_backend.sharding.attention import ShardedAttention
-from xdit_comfyui.parallel_backend.sharding.patches import OVERRIDE
+from xdit_comfyui.parallel_backend.sharding.engine.attention_override import ShardedAttention
+from xdit_comfyui.parallel_backend.sharding.engine.call_modes import OVERRIDE
+from xdit_comfyui.parallel_backend.sharding.exchange import collective_counts
 
 
 class Model(torch.nn.Module):
@@ -178,7 +178,7 @@ def test_options_that_are_empty_do_not_hinder(model, graphed):
 @pytest.mark.parametrize("captures", [True, False], ids=["captured", "capture fails"])
 def test_each_call_counts_its_collectives_once(model, monkeypatch, captures):
     """Warm, captured and replayed, or called because the capture failed half way: ranks in step count alike."""
-    name = counts.beside(SimpleNamespace(group_name="test"), "symmetric")
+    name = collective_counts.beside(SimpleNamespace(group_name="test"), "symmetric")
     capturing = False
 
     @contextlib.contextmanager
@@ -190,11 +190,11 @@ def test_each_call_counts_its_collectives_once(model, monkeypatch, captures):
 
     def linear(x):
         nonlocal capturing
-        counts.count(name)
+        collective_counts.count(name)
         if capturing and not captures:
             capturing = False
             raise RuntimeError("cannot be captured")
-        counts.count(name)
+        collective_counts.count(name)
         return x
 
     monkeypatch.setattr(graphs.torch.cuda, "CUDAGraph", mock.Mock)
@@ -205,7 +205,7 @@ def test_each_call_counts_its_collectives_once(model, monkeypatch, captures):
     monkeypatch.setattr(graphed, "_measured", lambda key, args, kwargs: graphed._original(*args, **kwargs))
     graphed.start(print, "ulysses 2")
     for call_number in range(1, graphs.WARM_CALLS + 4):
-        before = counts.begun()[name]
+        before = collective_counts.begun()[name]
         model(torch.ones(2, 4), torch.ones(1), transformer_options={})
-        assert counts.begun()[name] - before == 2, call_number
+        assert collective_counts.begun()[name] - before == 2, call_number
     assert len(graphed._graphs) == captures

@@ -1,7 +1,7 @@
 """Which mode a model call runs in, given its patches."""
 
 import pytest
-from xdit_comfyui.parallel_backend.sharding.patches import Mode, mode_for
+from xdit_comfyui.parallel_backend.sharding.engine.call_modes import Mode, mode_for
 from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
 
 

@@ -7,12 +7,12 @@ import types
 
 import pytest
 from support.tiny_models import flux_config
-from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
-from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
-from xdit_comfyui.parallel_backend.sharding.foreign_code import watch
-from xdit_comfyui.parallel_backend.sharding.modules import replaced
-from xdit_comfyui.parallel_backend.sharding.pipeline.no_tokens import spare_linears
-from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel
+from xdit_comfyui.parallel_backend.compiled.accelerated_model import accelerate
+from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
+from xdit_comfyui.parallel_backend.sharding.foreign.model_watch import watch
+from xdit_comfyui.parallel_backend.sharding.pipeline.empty_patches import spare_linears
+from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined_model import PipelinedModel
+from xdit_comfyui.parallel_backend.sharding.plan.modules import replaced
 from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
 
 

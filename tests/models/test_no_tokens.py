@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support.quantised import LAYOUTS, quantised
-from xdit_comfyui.parallel_backend.sharding.pipeline.no_tokens import shapes_without_tokens, spare_linears
+from xdit_comfyui.parallel_backend.sharding.pipeline.empty_patches import shapes_without_tokens, spare_linears
 
 WIDTH, HIDDEN = 64, 128
 

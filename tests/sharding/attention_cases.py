@@ -12,11 +12,11 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from sharding.shared_files import in_shared_files
-from xdit_comfyui.parallel_backend.sharding import lse_attention, ring, ulysses
-from xdit_comfyui.parallel_backend.sharding.collectives import TokenSplit, new_sequence_groups
-from xdit_comfyui.parallel_backend.sharding.direct_ring import DirectRing
-from xdit_comfyui.parallel_backend.sharding.usp import announce_keys, sequence_parallel_attention
-from xdit_comfyui.parallel_backend.sharding.xfuser_adapter import XfuserUSP
+from xdit_comfyui.parallel_backend.sharding.attention import lse_attention, ring, ulysses
+from xdit_comfyui.parallel_backend.sharding.attention.direct_ring import DirectRing
+from xdit_comfyui.parallel_backend.sharding.attention.usp import announce_keys, sequence_parallel_attention
+from xdit_comfyui.parallel_backend.sharding.attention.xfuser_adapter import XfuserUSP
+from xdit_comfyui.parallel_backend.sharding.exchange.collectives import TokenSplit, new_sequence_groups
 
 
 @dataclass

@@ -19,7 +19,7 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 class Rank:
     def __init__(self, rank: int):
-        from xdit_comfyui.parallel_backend.sharding.pipeline.pipe import new_pipe
+        from xdit_comfyui.parallel_backend.sharding.transfer.stage_links import new_pipe
 
         self._rank = rank
         self._device = torch.device("cuda", rank)
@@ -93,17 +93,17 @@ class Rank:
 
     def replayed(self) -> None:
         """Without a wait between the replays: the flags alone keep the two ranks in order."""
-        from xdit_comfyui.parallel_backend.sharding import counts
+        from xdit_comfyui.parallel_backend.sharding.exchange import collective_counts
 
         latent, graph = self._latent(), torch.cuda.CUDAGraph()
-        before = sum(counts.begun().values())
-        with counts.captured() as begun, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        before = sum(collective_counts.begun().values())
+        with collective_counts.captured() as begun, torch.cuda.graph(graph, capture_error_mode="thread_local"):
             sent, arrived = self.call(latent)
-        assert sum(counts.begun().values()) == before, "a capture begins nothing"
+        assert sum(collective_counts.begun().values()) == before, "a capture begins nothing"
         assert sorted(begun.values()) == [PATCHES * ROUNDS] * 2, begun
         for _ in range(REPLAYS):
             latent.copy_(self._latent())
-            counts.replayed(begun)
+            collective_counts.replayed(begun)
             graph.replay()
             self._keep([value.clone() for value in sent], [value.clone() for value in arrived])
         self._compare("replays", REPLAYS)

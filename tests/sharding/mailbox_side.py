@@ -25,10 +25,10 @@ class MailboxSide:
 
     @staticmethod
     def prepare() -> None:
-        from xdit_comfyui.parallel_backend.sharding.pipeline import mailboxes, pipe  # noqa: F401
+        from xdit_comfyui.parallel_backend.sharding.transfer import mailboxes, stage_links  # noqa: F401
 
     def answer(self, verb: str, *arguments):
-        from xdit_comfyui.parallel_backend.sharding.pipeline.pipe import new_pipe
+        from xdit_comfyui.parallel_backend.sharding.transfer.stage_links import new_pipe
 
         size = dist.get_world_size()
         self._pipe = new_pipe(size, 1, size, torch.device("cpu"))
@@ -73,7 +73,7 @@ class MailboxSide:
 
     def _too_large(self):
         """What a hand-over larger than its slot raises at both ends, and what it left in the flags and counts."""
-        from xdit_comfyui.parallel_backend.sharding.errors import ShardingError
+        from xdit_comfyui.parallel_backend.sharding.plan.errors import ShardingError
 
         self._exact(12)
         self._pipe.mailboxes.agree(36, 3, print)
@@ -140,10 +140,11 @@ class MailboxSide:
         return True
 
     def _counted(self) -> dict[str, int]:
-        from xdit_comfyui.parallel_backend.sharding import counts
+        from xdit_comfyui.parallel_backend.sharding.exchange import collective_counts
 
         groups = {way.group.group_name for way in (self._before, self._after)}
-        return {name: count for name, count in counts.begun().items() if name.partition(" mailbox")[0] in groups}
+        begun = collective_counts.begun()
+        return {name: count for name, count in begun.items() if name.partition(" mailbox")[0] in groups}
 
     def _left_open(self) -> int:
         links = [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.islink(entry.path)]
@@ -166,7 +167,7 @@ def of(rank: int, tokens: int, *which) -> list[torch.Tensor]:
 
 def failing_step(name: str):
     """A step of setting up that fails in this rank while the context lasts; "" for none."""
-    from xdit_comfyui.parallel_backend.sharding.pipeline import mailboxes
+    from xdit_comfyui.parallel_backend.sharding.transfer import mailboxes
 
     def no_memory(name, size):
         raise OSError("no memory")

@@ -11,11 +11,11 @@ class MeshSide:
 
     @staticmethod
     def prepare() -> None:
-        from xdit_comfyui.parallel_backend.rank import mesh  # noqa: F401
+        from xdit_comfyui.parallel_backend.rank.run import mesh  # noqa: F401
 
     def __init__(self):
-        from xdit_comfyui.parallel_backend.rank.mesh import Meshes
-        from xdit_comfyui.parallel_backend.rank.weight_groups import WeightGroups
+        from xdit_comfyui.parallel_backend.rank.run.mesh import Meshes
+        from xdit_comfyui.parallel_backend.rank.weights.weight_groups import WeightGroups
 
         self._releases = 0
         self._meshes = Meshes(torch.device("cpu"), self._begin_release)

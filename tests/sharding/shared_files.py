@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 def in_shared_files() -> None:
     """In this process, from now on."""
-    from xdit_comfyui.parallel_backend.sharding import symmetric_buffers
+    from xdit_comfyui.parallel_backend.sharding.exchange import symmetric_buffers
 
     symmetric_buffers._new_buffer = lambda size, device, group: (None, SharedFiles(size, group))
 

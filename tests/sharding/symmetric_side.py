@@ -17,23 +17,23 @@ class SymmetricSide:
 
     @staticmethod
     def prepare() -> None:
-        from xdit_comfyui.parallel_backend.sharding import symmetric, ulysses  # noqa: F401
+        from xdit_comfyui.parallel_backend.sharding.attention import symmetric_exchange, ulysses  # noqa: F401
 
     def __init__(self):
-        from xdit_comfyui.parallel_backend.sharding import symmetric
-        from xdit_comfyui.parallel_backend.sharding.collectives import new_sequence_groups
+        from xdit_comfyui.parallel_backend.sharding.attention import symmetric_exchange
+        from xdit_comfyui.parallel_backend.sharding.exchange.collectives import new_sequence_groups
 
         size = dist.get_world_size()
         self._plain = new_sequence_groups([range(size)], size, 1)
         in_shared_files()
-        exchange = symmetric.SymmetricExchange(self._plain.ulysses, dist.get_rank(), size, torch.device("cpu"))
+        exchange = symmetric_exchange.SymmetricExchange(self._plain.ulysses, dist.get_rank(), size, torch.device("cpu"))
         self._direct = replace(self._plain, symmetric=exchange)
 
     def answer(self, verb: str, *arguments):
         return {"compare": self._compare, "many": self._many, "counted": self._counted}[verb](*arguments)
 
     def _compare(self, tokens, heads, batch, seed=0) -> bool:
-        from xdit_comfyui.parallel_backend.sharding.ulysses import heads_to_tokens, tokens_to_heads
+        from xdit_comfyui.parallel_backend.sharding.attention.ulysses import heads_to_tokens, tokens_to_heads
 
         rank, dim = dist.get_rank(), 8
         generator = torch.Generator().manual_seed(seed * 10 + rank)
@@ -55,10 +55,10 @@ class SymmetricSide:
 
     def _counted(self) -> list[int]:
         """How far one comparison takes the count of exchanges through symmetric memory."""
-        from xdit_comfyui.parallel_backend.sharding import counts
+        from xdit_comfyui.parallel_backend.sharding.exchange import collective_counts
 
         size = dist.get_world_size()
-        before = counts.begun()
+        before = collective_counts.begun()
         self._compare((2,) * size, (1,) * size, 1)
-        after = counts.begun()
+        after = collective_counts.begun()
         return [after[name] - before[name] for name in sorted(after) if name.endswith("symmetric")]

@@ -16,10 +16,10 @@ from support.rank_set import RankSets  # noqa: E402
 make_pack_importable()
 
 from attention_cases import AttentionCase, one_device_attention  # noqa: E402
-from xdit_comfyui.parallel_backend.sharding.collectives import TokenSplit, split_evenly  # noqa: E402
-from xdit_comfyui.parallel_backend.sharding.lse_attention import attention_with_lse  # noqa: E402
-from xdit_comfyui.parallel_backend.sharding.ulysses import split_heads  # noqa: E402
-from xdit_comfyui.parallel_backend.sharding.usp import sequence_parallel_attention  # noqa: E402
+from xdit_comfyui.parallel_backend.sharding.attention.lse_attention import attention_with_lse  # noqa: E402
+from xdit_comfyui.parallel_backend.sharding.attention.ulysses import split_heads  # noqa: E402
+from xdit_comfyui.parallel_backend.sharding.attention.usp import sequence_parallel_attention  # noqa: E402
+from xdit_comfyui.parallel_backend.sharding.exchange.collectives import TokenSplit, split_evenly  # noqa: E402
 
 FACTORINGS = [(2, 1), (3, 1), (4, 1), (1, 2), (1, 3), (1, 4), (2, 2)]
 LIMIT = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
@@ -273,7 +273,7 @@ def test_heads_are_split_in_whole_groups():
 
 
 def test_wrong_lengths_are_refused_before_any_exchange():
-    from xdit_comfyui.parallel_backend.sharding.collectives import SequenceGroups
+    from xdit_comfyui.parallel_backend.sharding.exchange.collectives import SequenceGroups
 
     groups = SequenceGroups(None, 0, 2, None, 0, 1, (0, 1), None)
     q = torch.zeros(1, 4, 5, 8)

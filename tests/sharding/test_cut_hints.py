@@ -20,7 +20,7 @@ def hints_of(control, rows):
 @pytest.mark.parametrize("rows", [2, 3, 5])
 def test_each_row_keeps_its_hint_and_its_mask(rows, hints, extras):
     from comfy.controlnet import ControlBase
-    from xdit_comfyui.parallel_backend.sharding.batch import BatchParallel
+    from xdit_comfyui.parallel_backend.sharding.guided.batch import BatchParallel
 
     control = ControlBase()
     control.cond_hint_original = torch.arange(float(hints))[:, None]

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.rank_set import RankSets
-from xdit_comfyui.parallel_backend.config import MAX_PATCHES
-from xdit_comfyui.parallel_backend.sharding.layout import Layout
-from xdit_comfyui.parallel_backend.sharding.pipeline import cuda_driver
-from xdit_comfyui.parallel_backend.sharding.pipeline.mailbox import ALIGNMENT, VALUES, data_bytes
-from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel
-from xdit_comfyui.parallel_backend.sharding.pipeline.stream_values import PolledValues
+from xdit_comfyui.parallel_backend.contract.config import MAX_PATCHES
+from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined_model import PipelinedModel
+from xdit_comfyui.parallel_backend.sharding.plan.token_layout import Layout
+from xdit_comfyui.parallel_backend.sharding.transfer import cuda_driver
+from xdit_comfyui.parallel_backend.sharding.transfer.mailbox import ALIGNMENT, VALUES, data_bytes
+from xdit_comfyui.parallel_backend.sharding.transfer.stream_values import PolledValues
 
 ROUNDS = 3
 NOT_THROUGH_MEMORY = (

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 from comfy_host import PACK_ROOT
-from xdit_comfyui.parallel_backend.sharding.lse_attention import attention_with_lse
-from xdit_comfyui.parallel_backend.sharding.merge import merge
+from xdit_comfyui.parallel_backend.sharding.attention.lse_attention import attention_with_lse
+from xdit_comfyui.parallel_backend.sharding.attention.merge import merge
 
 SHAPES = [(1, 3, 37, 16), (2, 2, 5, 40)]  # B, H, L, D
 IN_TRITONS_INTERPRETER = """

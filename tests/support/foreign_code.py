@@ -109,10 +109,10 @@ def foreign(side, case, kind: str, paths: tuple[str, ...], ulysses: int, ring: i
     """Of a ModelSide: the error with foreign code in the model, that without, before and after, and the notes of the
     calls with it and of the one before.
     """
-    from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
-    from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+    from xdit_comfyui.parallel_backend.compiled.accelerated_model import accelerate
+    from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
+    from xdit_comfyui.parallel_backend.sharding.engine.session import Session
     from xdit_comfyui.parallel_backend.sharding.plans import plan_for
-    from xdit_comfyui.parallel_backend.sharding.session import Session
 
     from support.model_side import run
     from support.parity import relative_error
@@ -145,10 +145,10 @@ def flagged(side, case, options: dict, ulysses: int, ring: int, compiled: bool, 
     """Of a ModelSide: the error of a model call with these transformer_options after one without any, that of one more
     without, and the notes.
     """
-    from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
-    from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+    from xdit_comfyui.parallel_backend.compiled.accelerated_model import accelerate
+    from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
+    from xdit_comfyui.parallel_backend.sharding.engine.session import Session
     from xdit_comfyui.parallel_backend.sharding.plans import plan_for
-    from xdit_comfyui.parallel_backend.sharding.session import Session
 
     from support.model_side import run
     from support.parity import relative_error

@@ -62,19 +62,22 @@ class ModelSide:
 
     def _parity(self, case, ulysses: int, ring: int, mode: str, exchange: bool = True) -> float:
         """‖sharded - whole‖ / ‖whole‖ of the case's output. Without `exchange` attention stays local (a control)."""
-        from xdit_comfyui.parallel_backend.sharding import attention
-        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
-        from xdit_comfyui.parallel_backend.sharding.patches import Mode
+        from xdit_comfyui.parallel_backend.sharding.engine import attention_override
+        from xdit_comfyui.parallel_backend.sharding.engine.call_modes import Mode
+        from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.engine.session import Session
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
-        from xdit_comfyui.parallel_backend.sharding.session import Session
 
         model = case.model()
         whole = self._whole_output(case, model)
         sharded = ShardedModel(model, plan_for(model))
         sharded.session = Session(self._mesh(ulysses, ring).sp, mode=None if mode == "auto" else Mode(mode))
-        control = contextlib.nullcontext() if exchange else mock.patch.object(
-            attention, "sequence_parallel_attention", lambda q, k, v, *, kernel, mask=None, **_: kernel(q, k, v, None)
-        )  # fmt: skip
+        local = mock.patch.object(
+            attention_override,
+            "sequence_parallel_attention",
+            lambda q, k, v, *, kernel, mask=None, **_: kernel(q, k, v, None),
+        )
+        control = contextlib.nullcontext() if exchange else local
         with control:
             output = run(model, case)
         assert not sharded.session.notes, sharded.session.notes
@@ -85,10 +88,10 @@ class ModelSide:
 
         "aot_eager": traced and functionalised as ever, run without code generation.
         """
-        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
-        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.compiled.accelerated_model import accelerate
+        from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.engine.session import Session
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
-        from xdit_comfyui.parallel_backend.sharding.session import Session
 
         with torch.inference_mode():
             model = case.model()
@@ -106,11 +109,11 @@ class ModelSide:
         """With attention by `by_place`: the error, how far that is from the model's own attention, and the notes.
         `backend`: compile the blocks, too.
         """
-        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
-        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
-        from xdit_comfyui.parallel_backend.sharding.patches import Mode
+        from xdit_comfyui.parallel_backend.compiled.accelerated_model import accelerate
+        from xdit_comfyui.parallel_backend.sharding.engine.call_modes import Mode
+        from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.engine.session import Session
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
-        from xdit_comfyui.parallel_backend.sharding.session import Session
 
         with torch.inference_mode():
             model, overridden = case.model(), Overridden(case)
@@ -128,11 +131,11 @@ class ModelSide:
         values were announced, and the number of exchanges.
         """
         from sharding.shared_files import in_shared_files
-        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
-        from xdit_comfyui.parallel_backend.sharding.direct_ring import DirectRing
-        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.compiled.accelerated_model import accelerate
+        from xdit_comfyui.parallel_backend.sharding.attention.direct_ring import DirectRing
+        from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.engine.session import Session
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
-        from xdit_comfyui.parallel_backend.sharding.session import Session
 
         in_shared_files()
         sp = self._mesh(1, dist.get_world_size()).sp
@@ -162,9 +165,9 @@ class ModelSide:
         """The error of the last of `steps` model calls against one device with the same staleness, against one device
         without, and the notes. `segments` as in StaleAttention; `compiled`: the blocks of the pipeline are.
         """
-        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
-        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
-        from xdit_comfyui.parallel_backend.sharding.patches import OVERRIDE
+        from xdit_comfyui.parallel_backend.compiled.accelerated_model import accelerate
+        from xdit_comfyui.parallel_backend.sharding.engine.call_modes import OVERRIDE
+        from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
 
         model = case.model()
@@ -185,19 +188,19 @@ class ModelSide:
         in the other, and their notes.
         """
         from sharding.mailbox_side import failing_step
-        from xdit_comfyui.parallel_backend.sharding import counts
-        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.exchange import collective_counts
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
 
         outputs, begun, said = [], [], []
         for failing in ("", "mapping" if dist.get_rank() == 1 else ""):
             self._meshes = None
             model = case.model()
-            before = _mailboxes(counts.begun())
+            before = _mailboxes(collective_counts.begun())
             with failing_step(failing):
                 found, notes = self._staged_steps(case, ShardedModel(model, plan_for(model)), stages, 1, patches, 1, 3)
             outputs.append(found)
-            begun.append(_mailboxes(counts.begun()) - before)
+            begun.append(_mailboxes(collective_counts.begun()) - before)
             said.append(notes)
         self._meshes = None
         return all(map(torch.equal, *outputs)), begun, said
@@ -208,8 +211,8 @@ class ModelSide:
         """A pipeline as its plan says, beside one in which every patch computes all: the error of the last of three
         model calls, how often each Linear of the one and of the other ran in it, and the notes.
         """
-        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
-        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.compiled.accelerated_model import accelerate
+        from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
 
         plan = plan_for(case.model())
@@ -236,11 +239,11 @@ class ModelSide:
 
         degrees: ulysses, ring and cfg. `adapted`: every Linear is, as adapt_linears does.
         """
-        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
-        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
-        from xdit_comfyui.parallel_backend.sharding.patches import Mode
+        from xdit_comfyui.parallel_backend.compiled.accelerated_model import accelerate
+        from xdit_comfyui.parallel_backend.sharding.engine.call_modes import Mode
+        from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.engine.session import Session
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
-        from xdit_comfyui.parallel_backend.sharding.session import Session
 
         ulysses, ring, cfg = degrees
         plan = plan_for(case.model())
@@ -267,9 +270,9 @@ class ModelSide:
         self, case, sharded, stages: int, ulysses: int, patches: int, warmup: int, steps: int, each=lambda: None
     ) -> tuple[list[torch.Tensor], list[str]]:
         """The outputs of the model calls as a pipeline, before each of which `each` is called, and the notes."""
-        from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined import PipelinedModel
+        from xdit_comfyui.parallel_backend.sharding.engine.session import Session
+        from xdit_comfyui.parallel_backend.sharding.pipeline.pipelined_model import PipelinedModel
         from xdit_comfyui.parallel_backend.sharding.pipeline.schedule import Schedule
-        from xdit_comfyui.parallel_backend.sharding.session import Session
 
         mesh = self._mesh(ulysses, 1, pipefusion=stages)
         session = sharded.session = Session(mesh.sp)
@@ -295,11 +298,11 @@ class ModelSide:
 
     def _guided(self, case, cfg: int, batch: int, ulysses: int) -> float:
         """The same error for two conditions × two rows, each group of ranks evaluating only its own."""
-        from xdit_comfyui.parallel_backend.sharding.batch import BatchParallel
-        from xdit_comfyui.parallel_backend.sharding.cfg import CfgParallel
-        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.engine.session import Session
+        from xdit_comfyui.parallel_backend.sharding.guided.batch import BatchParallel
+        from xdit_comfyui.parallel_backend.sharding.guided.cfg import CfgParallel
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
-        from xdit_comfyui.parallel_backend.sharding.session import Session
 
         model = case.model()
         call = GuidedCall(model, case)
@@ -315,8 +318,8 @@ class ModelSide:
         return relative_error(divided, whole)
 
     def _mesh(self, ulysses: int, ring: int, cfg: int = 1, batch: int = 1, pipefusion: int = 1):
-        from xdit_comfyui.parallel_backend.config import Degrees
-        from xdit_comfyui.parallel_backend.rank.mesh import Meshes
+        from xdit_comfyui.parallel_backend.contract.config import Degrees
+        from xdit_comfyui.parallel_backend.rank.run.mesh import Meshes
 
         self._meshes = self._meshes or Meshes(torch.device("cpu"))
         return self._meshes.get(Degrees(ulysses, ring, cfg, batch, pipefusion))

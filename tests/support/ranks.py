@@ -10,7 +10,7 @@ from comfy_host.instance import ComfyInstance
 from .comfy_client import ComfyClient
 from .waiting import answered_status, wait_until
 
-BOOTSTRAP = "parallel_backend/rank/bootstrap.py"
+BOOTSTRAP = "parallel_backend/rank/process/bootstrap.py"
 LISTENING = "0A"
 
 

@@ -46,7 +46,7 @@ class WeightsSide(ModelSide):
 
     def __init__(self):
         super().__init__()
-        from xdit_comfyui.parallel_backend.rank.weight_groups import WeightGroups
+        from xdit_comfyui.parallel_backend.rank.weights.weight_groups import WeightGroups
 
         self._groups = WeightGroups(torch.device("cpu"))
 
@@ -68,7 +68,7 @@ class WeightsSide(ModelSide):
         weights give, and the parameters that are not stand-ins between calls.
         """
         import torch.distributed as dist
-        from xdit_comfyui.parallel_backend.config import Degrees
+        from xdit_comfyui.parallel_backend.contract.config import Degrees
 
         model = case.model()
         whole = self._whole_output(case, model)
@@ -96,8 +96,8 @@ class WeightsSide(ModelSide):
         these were divided, and the notes.
         """
         from torch._dynamo.utils import counters
-        from xdit_comfyui.parallel_backend.compiled.accelerate import accelerate
-        from xdit_comfyui.parallel_backend.config import Degrees
+        from xdit_comfyui.parallel_backend.compiled.accelerated_model import accelerate
+        from xdit_comfyui.parallel_backend.contract.config import Degrees
 
         torch._dynamo.reset()  # what other cases compiled in these ranks
         model, notes = case.model(), []
@@ -173,12 +173,12 @@ class WeightsSide(ModelSide):
         return raised, right
 
     def _dividers(self, mesh, lock_step=None) -> list:
-        from xdit_comfyui.parallel_backend.rank.sampling import dividers
+        from xdit_comfyui.parallel_backend.rank.run.sampling import dividers
 
         return dividers(mesh, unexpected, lock_step)
 
     def _lock_step(self, weights, mesh):
-        from xdit_comfyui.parallel_backend.rank.lock_step import in_lock_step
+        from xdit_comfyui.parallel_backend.rank.weights.lock_step import in_lock_step
 
         return in_lock_step([SimpleNamespace(model=SimpleNamespace(xdit_weights=weights))], mesh)
 
@@ -188,9 +188,9 @@ class WeightsSide(ModelSide):
         return plan_for(model)
 
     def _sharded(self, model: torch.nn.Module, ulysses: int, ring: int):
-        from xdit_comfyui.parallel_backend.sharding.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.engine.session import Session
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
-        from xdit_comfyui.parallel_backend.sharding.session import Session
 
         sharded = ShardedModel(model, plan_for(model))
         sharded.session = Session(self._mesh(ulysses, ring).sp)
@@ -199,8 +199,8 @@ class WeightsSide(ModelSide):
     def _divide(self, model: torch.nn.Module, plan, degrees, offload: bool):
         """Weights of `model`, divided and started."""
         import torch.distributed as dist
-        from xdit_comfyui.parallel_backend.rank.placement import divided
-        from xdit_comfyui.parallel_backend.rank.weights import Weights
+        from xdit_comfyui.parallel_backend.rank.weights.model_weights import Weights
+        from xdit_comfyui.parallel_backend.rank.weights.placement import divided
 
         weights = Weights(Holder(model), torch.device("cpu"), type(model).__qualname__)
         weights.place(divided(model, plan, degrees, dist.get_rank(), offload))
@@ -218,11 +218,11 @@ class WeightsSide(ModelSide):
         import comfy.sd
         import comfy.utils
         import torch.distributed as dist
-        from xdit_comfyui.parallel_backend.config import Degrees
-        from xdit_comfyui.parallel_backend.rank.main import attach_plan
-        from xdit_comfyui.parallel_backend.rank.placement import REPLICATED, Held, place
-        from xdit_comfyui.parallel_backend.rank.store import ModelStore
-        from xdit_comfyui.parallel_backend.recipe import Recipe
+        from xdit_comfyui.parallel_backend.contract.config import Degrees
+        from xdit_comfyui.parallel_backend.contract.recipe import Recipe
+        from xdit_comfyui.parallel_backend.rank.process.main import attach_plan
+        from xdit_comfyui.parallel_backend.rank.weights.model_store import ModelStore
+        from xdit_comfyui.parallel_backend.rank.weights.placement import REPLICATED, Held, place
 
         degrees = Degrees(**{axis: size})
         store = ModelStore(torch.device("cpu"), attach_plan)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import comfy.model_management
 import torch
 
-from ..wide_copy import copy_wide
+from ..exchange.wide_copy import copy_wide
 
 SHARE_OF_FREE = 0.8  # of the memory that is free: activations need some too
 

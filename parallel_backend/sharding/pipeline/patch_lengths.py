@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..collectives import split_evenly
+from ..exchange.collectives import split_evenly
 
 
 def patch_lengths(streams: Sequence[int], patches: int, ranks: int) -> list[tuple[int, ...]]:

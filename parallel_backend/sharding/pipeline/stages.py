@@ -8,12 +8,12 @@ from itertools import pairwise
 
 import torch
 
-from ..arguments import Tokens
-from ..errors import ShardingError
-from ..given import OnceModule, once_in
-from ..modules import blocks_at
-from ..plan import Blocks, Plan
-from .cuts import best_cuts
+from ..engine.precomputed import OnceModule, once_in
+from ..plan.argument_kinds import Tokens
+from ..plan.errors import ShardingError
+from ..plan.modules import blocks_at
+from ..plan.plan import Blocks, Plan
+from .stage_cuts import best_cuts
 
 MOST_ROUNDS = 4
 

@@ -1,7 +1,7 @@
 """The plans, by architecture."""
 
-from ..matching import mismatch
-from ..plan import Plan, class_path
+from ..plan.plan import Plan, class_path
+from ..plan.plan_matching import mismatch
 from .anima import ANIMA
 from .aura_flow import AURA_FLOW
 from .boogu import BOOGU

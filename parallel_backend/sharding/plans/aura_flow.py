@@ -1,7 +1,7 @@
 """AuraFlow and Pony V7."""
 
-from ..arguments import Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Tokens
+from ..plan.plan import Blocks, Gather, Plan
 
 TEXT_IMAGE = ("txt", "img")
 

@@ -3,9 +3,9 @@
 A double stream layer attends to text and image (references and noise), then to the image alone.
 """
 
-from ..arguments import Positions, Tokens
-from ..layout import Segments
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Positions, Tokens
+from ..plan.plan import Blocks, Gather, Plan
+from ..plan.token_layout import Segments
 
 TEXT_IMAGE = ("txt", "refs_and_img")
 IMAGE = TEXT_IMAGE[1:]

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ..plan import Gather
+from ..plan.plan import Gather
 from .flux import FLUX
 
 CHROMA = replace(

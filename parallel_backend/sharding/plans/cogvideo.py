@@ -1,7 +1,7 @@
 """CogVideoX 1.0 and 1.5."""
 
-from ..arguments import Positions, Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Positions, Tokens
+from ..plan.plan import Blocks, Gather, Plan
 
 COGVIDEO = Plan(
     model="comfy.ldm.cogvideo.model.CogVideoXTransformer3DModel",

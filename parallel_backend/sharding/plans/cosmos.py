@@ -1,7 +1,7 @@
 """Cosmos 1 and Cosmos Predict2, whose blocks take time, height and width as dims of their own."""
 
-from ..arguments import Grid, PerFrame, Positions, WholeGrid
-from ..plan import GRID, Blocks, Gather, InnerPatch, Plan
+from ..plan.argument_kinds import Grid, PerFrame, Positions, WholeGrid
+from ..plan.plan import GRID, Blocks, Gather, InnerPatch, Plan
 
 # between its blocks the model adds position embeddings of the whole grid
 COSMOS = Plan(

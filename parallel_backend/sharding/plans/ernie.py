@@ -1,7 +1,7 @@
 """Ernie-Image: image and text run through the layers as one sequence, by attention without transformer_options."""
 
-from ..arguments import Positions, Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Positions, Tokens
+from ..plan.plan import Blocks, Gather, Plan
 
 ERNIE = Plan(
     model="comfy.ldm.ernie.model.ErnieImageModel",

@@ -1,7 +1,7 @@
 """Flux (dev, schnell, Kontext, Fill) and Flux2, which is the same class with modulation shared by all blocks."""
 
-from ..arguments import Positions, Ranges, RangesBehind, Tokens
-from ..plan import Blocks, Gather, InnerPatch, Plan
+from ..plan.argument_kinds import Positions, Ranges, RangesBehind, Tokens
+from ..plan.plan import Blocks, Gather, InnerPatch, Plan
 
 TEXT_IMAGE = ("txt", "img")
 

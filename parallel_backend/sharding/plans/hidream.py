@@ -1,7 +1,7 @@
 """HiDream-I1 and E1. Between blocks it appends each block's own text and cuts it off again: block mode only."""
 
-from ..arguments import Positions, Tokens
-from ..plan import Blocks, Plan
+from ..plan.argument_kinds import Positions, Tokens
+from ..plan.plan import Blocks, Plan
 
 IMAGE_TEXT = ("img", "txt")
 

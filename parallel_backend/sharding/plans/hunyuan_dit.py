@@ -1,7 +1,7 @@
 """HunyuanDiT: self attention over the image, cross-attention to the text, skips from early to late blocks."""
 
-from ..arguments import Positions, Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Positions, Tokens
+from ..plan.plan import Blocks, Gather, Plan
 
 HUNYUAN_DIT = Plan(
     model="comfy.ldm.hydit.models.HunYuanDiT",

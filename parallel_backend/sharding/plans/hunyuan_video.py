@@ -1,7 +1,7 @@
 """HunyuanVideo 1.0 and 1.5 and HunyuanImage 2.1: Flux's blocks, their text refined before."""
 
-from ..arguments import Positions, Ranges, Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Positions, Ranges, Tokens
+from ..plan.plan import Blocks, Gather, Plan
 from .flux import FLUX, FLUX_PATCHES, TEXT_IMAGE
 
 HUNYUAN_VIDEO = Plan(

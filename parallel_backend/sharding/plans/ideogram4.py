@@ -1,7 +1,7 @@
 """Ideogram 4: text and image, or the image alone without text, run through the layers as one sequence."""
 
-from ..arguments import Positions, Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Positions, Tokens
+from ..plan.plan import Blocks, Gather, Plan
 
 IDEOGRAM4 = Plan(
     model="comfy.ldm.ideogram4.model.Ideogram4Transformer2DModel",

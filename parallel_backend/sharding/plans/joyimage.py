@@ -3,8 +3,8 @@
 The references are cut off by a number of whole tokens right after the last block.
 """
 
-from ..arguments import Positions, Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Positions, Tokens
+from ..plan.plan import Blocks, Gather, Plan
 
 JOYIMAGE = Plan(
     model="comfy.ldm.joyimage.model.JoyImageTransformer3DModel",

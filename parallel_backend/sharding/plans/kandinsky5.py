@@ -1,7 +1,7 @@
 """Kandinsky 5, video and image."""
 
-from ..arguments import Positions, Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Positions, Tokens
+from ..plan.plan import Blocks, Gather, Plan
 
 KANDINSKY5 = Plan(
     model="comfy.ldm.kandinsky5.model.Kandinsky5",

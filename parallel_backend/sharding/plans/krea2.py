@@ -1,7 +1,7 @@
 """Krea 2: text, image and references run through the blocks as one sequence."""
 
-from ..arguments import Cut, Positions, Tokens
-from ..plan import Blocks, Gather, InnerPatch, Plan
+from ..plan.argument_kinds import Cut, Positions, Tokens
+from ..plan.plan import Blocks, Gather, InnerPatch, Plan
 
 KREA2 = Plan(
     model="comfy.ldm.krea2.model.SingleStreamDiT",

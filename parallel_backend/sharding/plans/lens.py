@@ -1,7 +1,7 @@
 """Lens: double stream blocks, image before text, whose attention wants a mask of the length that it sees."""
 
-from ..arguments import Positions, Tokens, Whole
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Positions, Tokens, Whole
+from ..plan.plan import Blocks, Gather, Plan
 
 IMAGE_TEXT = ("img", "txt")
 

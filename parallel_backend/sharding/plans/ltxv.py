@@ -1,7 +1,7 @@
 """LTX-Video and LTX-2: timesteps for all tokens or each one, guide frames behind the video, weighted by a mask."""
 
-from ..arguments import CompressedFrames, FirstTokens, GuideMask, Positions, Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import CompressedFrames, FirstTokens, GuideMask, Positions, Tokens
+from ..plan.plan import Blocks, Gather, Plan
 
 LTXV = Plan(
     model="comfy.ldm.lightricks.model.LTXVModel",

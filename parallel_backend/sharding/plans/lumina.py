@@ -1,7 +1,7 @@
 """Lumina 2 and Z-Image (NextDiT): text and image run through the layers as one sequence."""
 
-from ..arguments import Positions, Ranges, Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Positions, Ranges, Tokens
+from ..plan.plan import Blocks, Gather, Plan
 
 
 def _layers(path: str, segment: str) -> Blocks:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ..plan import Gather
+from ..plan.plan import Gather
 from .lumina import LUMINA
 
 Z_IMAGE_PIXEL_SPACE = replace(

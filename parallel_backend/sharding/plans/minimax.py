@@ -1,7 +1,7 @@
 """MiniMax H3: text, references, sound and video run through the blocks as one sequence of a batch of one."""
 
-from ..arguments import Positions, Ranges, Rows
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Positions, Ranges, Rows
+from ..plan.plan import Blocks, Gather, Plan
 
 MINIMAX_H3 = Plan(
     model="comfy.ldm.minimax.model.MiniMaxH3Model",

@@ -1,7 +1,7 @@
 """Mochi: the attention sees the first `crop_y` rows of the text, the blocks hand on all of it."""
 
-from ..arguments import Positions, Tokens, Used
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Positions, Tokens, Used
+from ..plan.plan import Blocks, Gather, Plan
 
 MOCHI = Plan(
     model="comfy.ldm.genmo.joint_model.asymm_models_joint.AsymmDiTJoint",

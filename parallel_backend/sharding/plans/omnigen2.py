@@ -1,7 +1,7 @@
 """OmniGen2: noise and reference images are refined apart, then run through the layers with the text as one sequence."""
 
-from ..arguments import Positions, Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Positions, Tokens
+from ..plan.plan import Blocks, Gather, Plan
 
 
 def _layers(path: str, segment: str) -> Blocks:

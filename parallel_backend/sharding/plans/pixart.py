@@ -1,7 +1,7 @@
 """PixArt alpha and sigma: self attention over the image, cross-attention to the text."""
 
-from ..arguments import Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Tokens
+from ..plan.plan import Blocks, Gather, Plan
 
 PIXART = Plan(
     model="comfy.ldm.pixart.pixartms.PixArtMS",

@@ -5,8 +5,8 @@ PiD adds features of the low-resolution latent to whole tokens between the block
 
 from dataclasses import replace
 
-from ..arguments import Positions, Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Positions, Tokens
+from ..plan.plan import Blocks, Gather, Plan
 
 PIXELDIT = Plan(
     model="comfy.ldm.pixeldit.model.PixDiT_T2I",

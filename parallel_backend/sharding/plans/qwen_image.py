@@ -1,7 +1,7 @@
 """Qwen-Image and Qwen-Image Edit."""
 
-from ..arguments import Cut, Positions, Tokens, Whole
-from ..plan import Blocks, Gather, InnerPatch, Plan
+from ..plan.argument_kinds import Cut, Positions, Tokens, Whole
+from ..plan.plan import Blocks, Gather, InnerPatch, Plan
 
 TEXT_IMAGE = ("txt", "img")
 

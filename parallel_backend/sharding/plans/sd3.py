@@ -1,7 +1,7 @@
 """Stable Diffusion 3 and 3.5 (large, medium with a second attention over the image alone)."""
 
-from ..arguments import Tokens
-from ..plan import Blocks, Gather, Plan
+from ..plan.argument_kinds import Tokens
+from ..plan.plan import Blocks, Gather, Plan
 
 SD3 = Plan(
     model="comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper",

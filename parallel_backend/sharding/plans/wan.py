@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from ..arguments import PerFrame, Positions, Tokens, Whole
-from ..plan import Blocks, Gather, InnerPatch, Plan, Undivided
+from ..plan.argument_kinds import PerFrame, Positions, Tokens, Whole
+from ..plan.plan import Blocks, Gather, InnerPatch, Plan, Undivided
 
 WAN_BLOCKS = Blocks(
     "blocks",

@@ -12,8 +12,8 @@ import torch.distributed as dist
 
 # At a parameter that is read from its file: module of the pack, class and method that read one.
 READING = {
-    "while reading weights": ("rank.unit", "Unit", "read"),  # divided ones
-    "while reading whole weights": ("stored", "Stored", "on"),
+    "while reading weights": ("rank.weights.flat_block", "Unit", "read"),  # divided ones
+    "while reading whole weights": ("loading.parameter_source", "Stored", "on"),
 }
 PLACES = ("before the model call", "inside the model call", "while loading", *READING)
 LONG = 3600.0
@@ -54,8 +54,9 @@ def wait_for_go(folder: Path) -> None:
 
 def answer(how) -> None:
     """From now on `how()` is called when this rank is asked how it is."""
-    (pulse,) = (sys.modules[name] for name in sys.modules if name.endswith(".parallel_backend.rank.pulse"))
-    pulse.memory = lambda device: how()
+    name = next(name for name in sys.modules if name.endswith(".parallel_backend.rank.process.heartbeat"))
+    heartbeat = sys.modules[name]
+    heartbeat.memory = lambda device: how()
 
 
 def babble() -> None:

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-if len(sys.orig_argv) > 2 and sys.orig_argv[-2].endswith("/parallel_backend/rank/bootstrap.py"):
+if len(sys.orig_argv) > 2 and sys.orig_argv[-2].endswith("/parallel_backend/rank/process/bootstrap.py"):
     failing = Path(os.environ["XDIT_TEST_FAILING_DEVICES"])
     index = json.loads(sys.orig_argv[-1])["index"]
     broken = json.loads(failing.read_text()) if failing.exists() else {}

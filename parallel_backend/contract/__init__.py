@@ -1,0 +1,1 @@
+"""What ComfyUI's process and the ranks agree on: configuration, recipes, messages."""

@@ -1,0 +1,1 @@
+"""What every room of the host may use: errors, devices, events, limits."""

@@ -1,0 +1,1 @@
+"""Rank processes: their environment, interpreter, log and end."""

@@ -1,0 +1,1 @@
+"""One sampling run, from the seam to the latent."""

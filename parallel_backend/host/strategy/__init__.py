@@ -1,0 +1,1 @@
+"""How a run is divided: degrees, placement of weights, compiling."""

@@ -1,0 +1,1 @@
+"""Models without their weights, and where each parameter lies in its file."""

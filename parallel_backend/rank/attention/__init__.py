@@ -1,0 +1,1 @@
+"""Which attention kernel a rank uses: asked for, tried, measured."""

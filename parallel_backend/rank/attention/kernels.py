@@ -1,0 +1,218 @@
+"""Which attention kernel the ranks use, below the exchange: the one that is asked for, or the fastest."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from types import BuiltinFunctionType
+
+import comfy.model_management
+import comfy.ops
+import torch
+from torch.nn.attention import SDPBackend
+
+from ...sharding.attention.flash3 import Flash3
+from ...sharding.attention.lse_attention import (
+    CUDNN_HEAD_SIZE,
+    FLASH_HEAD_SIZE,
+    attention_with_lse,
+    cudnn_is_faster,
+    cudnn_with_lse,
+    flash_with_lse,
+)
+from ...sharding.attention.ring import KernelWithLse
+from .fastest_kernel import Fastest, fastest_file
+from .kernel_trials import NOT_FOR_DEVICE, NOT_INSTALLED, flash3_on
+
+AUTO, COMFYUI, CUDNN, FLASH, FLASH3 = "auto", "comfyui", "cudnn", "flash", "flash3"
+# Of torch's kernels, best first. "comfyui" is ComfyUI's SDPA_BACKEND_PRIORITY.
+ORDERS = {
+    COMFYUI: (FLASH, CUDNN),
+    CUDNN: (CUDNN, FLASH),
+    FLASH: (FLASH, CUDNN),
+}
+BACKENDS = {CUDNN: SDPBackend.CUDNN_ATTENTION, FLASH: SDPBackend.FLASH_ATTENTION}
+TORCH_CAN = {CUDNN: torch.backends.cuda.can_use_cudnn_attention, FLASH: torch.backends.cuda.can_use_flash_attention}
+REST = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+WITH_LSE = {CUDNN: cudnn_with_lse, FLASH: flash_with_lse}
+LSE_HEAD_SIZE, LSE_HEAD_STEP = {CUDNN: CUDNN_HEAD_SIZE, FLASH: FLASH_HEAD_SIZE}, 8
+# Floating point operations below which a call is bound by its launch, and torch's is the shortest.
+SMALL = 1e10
+
+
+@contextlib.contextmanager
+def attention_kernel(name: str, note: Callable[[str], None] = logging.warning) -> Iterator[KernelWithLse]:
+    """ComfyUI's scaled dot product attention by the kernel `name` of config.ATTENTION_KERNELS while the context lasts.
+    Gives the attention of the same kernel that a ring takes. `note(line)` hears that flash3 cannot be had.
+
+    "auto": the fastest for each shape, without a measurement FlashAttention 3 on a Hopper GPU where it is installed,
+    else cuDNN from Hopper on, else ComfyUI's order; "comfyui": ComfyUI's order; others: this kernel first. A call that
+    a kernel cannot serve (mask, dtype, head size) goes to the next one, at last to those of torch.
+    """
+    device = torch.device("cpu") if not torch.cuda.is_available() else comfy.model_management.get_torch_device()
+    flash3 = _flash3(device, name, note) if name in (AUTO, FLASH3) else None
+    kernels = ((FLASH3,) if flash3 is not None else ()) + _torch_kernels(device, name)
+    fastest = _fastest(_machine(device, flash3)) if name == AUTO and device.type == "cuda" else None
+    attention = LocalAttention(kernels, flash3, fastest)
+    with attention.in_comfyui() if name != COMFYUI else contextlib.nullcontext():
+        yield attention.with_lse
+
+
+def _flash3(device: torch.device, name: str, note: Callable[[str], None]) -> Flash3 | None:
+    found = flash3_on(device)
+    if isinstance(found, Flash3):
+        return found
+    if name == FLASH3:
+        note(
+            f"attention flash3 cannot be had (FlashAttention 3: {found}), so PyTorch's kernels are used; it runs on"
+            " Hopper GPUs (H100, H200), after pip install fa3-fwd"
+        )
+    elif found not in (NOT_INSTALLED, NOT_FOR_DEVICE):
+        note(f"FlashAttention 3 is installed, but {found}: PyTorch's attention kernels are used")
+    return None
+
+
+def _torch_kernels(device: torch.device, name: str) -> tuple[str, ...]:
+    """Those of torch, best first."""
+    if device.type != "cuda":
+        return ()
+    if name in (AUTO, FLASH3):
+        name = CUDNN if cudnn_is_faster(device) else COMFYUI
+    return ORDERS[name]
+
+
+def _machine(device: torch.device, flash3: Flash3 | None) -> str:
+    """What a measurement counts for."""
+    third = f"{flash3.module} {flash3.version}" if flash3 is not None else "no FlashAttention 3"
+    gpu = torch.cuda.get_device_name(device)
+    return f"{gpu}, torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}, {third}"
+
+
+@functools.cache
+def _fastest(machine: str) -> Fastest:
+    return Fastest(fastest_file(), machine)
+
+
+class LocalAttention:
+    """Attention on one device by `kernels`, best first: the first that serves a call, or, with `fastest`, the fastest.
+
+    `flash3`: where "flash3" is among them. Torch decides, with these kernels first, about calls that none of them
+    serves.
+    """
+
+    def __init__(self, kernels: tuple[str, ...], flash3: Flash3 | None, fastest: Fastest | None):
+        self._kernels = kernels
+        self._flash3 = flash3
+        self._fastest = fastest
+        self._chosen: dict[str, str | None] = {}
+        self._torch = comfy.ops.scaled_dot_product_attention
+        self._order: list[SDPBackend] = getattr(comfy.ops, "SDPA_BACKEND_PRIORITY", [])
+
+    @contextlib.contextmanager
+    def in_comfyui(self) -> Iterator[None]:
+        """ComfyUI's attention_pytorch comes here while the context lasts; other attention functions do not, and neither
+        does it where a node pack has put a kernel of its own in the place of torch's.
+        """
+        order = list(self._order)
+        self._torch_first(None)
+        if (self._flash3 is not None or self._fastest is not None) and _goes_to_torch(self._torch):
+            comfy.ops.scaled_dot_product_attention = self
+        try:
+            yield
+        finally:
+            comfy.ops.scaled_dot_product_attention = self._torch
+            self._order[:] = order
+
+    def __call__(
+        self, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
+    ) -> torch.Tensor:
+        """As torch's scaled_dot_product_attention; a compiler that looks into it sees that one."""
+        options = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
+        options["enable_gqa"] = enable_gqa
+        if torch.compiler.is_compiling():
+            return self._torch(q, k, v, **options)
+
+        def run(kernel: str | None) -> torch.Tensor:
+            if kernel == FLASH3:
+                return self._flash3(q, k, v, scale)[0]
+            self._torch_first(kernel)
+            return self._torch(q, k, v, **options)
+
+        if attn_mask is not None or dropout_p or is_causal or not (enable_gqa or q.shape[-3] == k.shape[-3]):
+            return run(None)
+        return run(self._choose(q, k, v, run, lse=False))
+
+    def with_lse(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `attention_with_lse`."""
+
+        def run(kernel: str | None) -> tuple[torch.Tensor, torch.Tensor]:
+            if kernel is None:
+                return attention_with_lse(q, k, v, mask, scale)
+            return (self._flash3 if kernel == FLASH3 else WITH_LSE[kernel])(q, k, v, scale)
+
+        return run(self._choose(q, k, v, run, lse=True) if mask is None else None)
+
+    def _choose(self, q, k, v, run: Callable[[str], object], lse: bool) -> str | None:
+        """The kernel for a call without a mask, None for the rule of torch's own; `run(kernel)` makes the call."""
+        if not _ordinary(q, k, v):
+            return None
+        signature = _signature(q, k, lse)
+        if signature in self._chosen:
+            return self._chosen[signature]
+        kernels = [kernel for kernel in self._kernels if self._serves(kernel, q, k, v, lse)]
+        if self._fastest is None or len(kernels) < 2:
+            kernel = next(iter(kernels), None)
+        elif 4 * q.numel() * k.shape[2] < SMALL:
+            kernel = next(kernel for kernel in kernels if kernel != FLASH3)
+        elif (known := self._fastest.known(signature)) in kernels:
+            kernel = known
+        elif torch.cuda.is_current_stream_capturing():
+            return kernels[0]
+        else:
+            kernel = self._fastest.measure(signature, kernels, run)
+        self._chosen[signature] = kernel
+        return kernel
+
+    def _serves(self, kernel: str, q, k, v, lse: bool) -> bool:
+        if kernel == FLASH3:
+            return self._flash3.serves(q)
+        if lse and (q.shape[-1] > LSE_HEAD_SIZE[kernel] or q.shape[-1] % LSE_HEAD_STEP):
+            return False
+        return TORCH_CAN[kernel](torch.backends.cuda.SDPAParams(q, k, v, None, 0.0, False, q.shape[1] != k.shape[1]))
+
+    def _torch_first(self, kernel: str | None) -> None:
+        """Torch tries `kernel` first, or its own best, for calls from now on."""
+        torch_kernels = [name for name in self._kernels if name in BACKENDS]
+        if torch_kernels:
+            torch_kernels.sort(key=lambda name: name != kernel)
+            self._order[:] = [BACKENDS[name] for name in torch_kernels] + REST
+
+
+def _goes_to_torch(function: Callable) -> bool:
+    """Whether ComfyUI's scaled_dot_product_attention is its own, and so is the one of torch that it calls."""
+    torchs = torch.nn.functional.scaled_dot_product_attention
+    return function.__module__ == comfy.ops.__name__ and isinstance(torchs, BuiltinFunctionType)
+
+
+def _ordinary(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
+    """One dtype and head size, keys shaped like values, and nothing that torch would have to broadcast."""
+    return (
+        q.ndim == k.ndim == 4
+        and k.shape == v.shape
+        and (q.shape[0], q.shape[3]) == (k.shape[0], k.shape[3])
+        and q.dtype == k.dtype == v.dtype
+        and q.numel() > 0
+        and k.numel() > 0
+        and q.shape[1] % k.shape[1] == 0
+    )
+
+
+def _signature(q: torch.Tensor, k: torch.Tensor, lse: bool) -> str:
+    """What the time of a call without a mask depends on."""
+    heads = f"{q.shape[1]}" if q.shape[1] == k.shape[1] else f"{q.shape[1]}/{k.shape[1]}"
+    sizes = f"{q.shape[0]} x {heads} heads of {q.shape[3]}, {q.shape[2]} to {k.shape[2]} tokens"
+    return f"{sizes}, {q.dtype}{', lse' if lse else ''}"

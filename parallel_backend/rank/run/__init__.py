@@ -1,0 +1,1 @@
+"""One request in a rank: read, made the same on all ranks, sampled."""

@@ -1,0 +1,1 @@
+"""Exact attention over tokens that lie on several ranks."""

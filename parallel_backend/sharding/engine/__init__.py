@@ -1,0 +1,1 @@
+"""How it is split: hooks on an unmodified model's blocks, for one model call at a time."""

@@ -1,0 +1,1 @@
+"""What ranks exchange, over which process groups and in which memory."""

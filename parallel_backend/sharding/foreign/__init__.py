@@ -1,0 +1,1 @@
+"""What nodes put into a model call, and what therefore has to stay whole."""

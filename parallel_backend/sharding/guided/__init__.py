@@ -1,0 +1,1 @@
+"""The conditions and rows of one guided call on several groups of ranks."""

@@ -1,0 +1,1 @@
+"""What is split, as data: plans and the kinds of arguments that they name."""

@@ -1,0 +1,1 @@
+"""Hidden states on their way from one pipeline stage to the next."""

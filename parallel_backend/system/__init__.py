@@ -1,0 +1,1 @@
+"""Files, memory and threads of this machine, whoever uses them."""
