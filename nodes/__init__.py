@@ -6,9 +6,9 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..parallel_backend.host.launch.surviving_ranks import wait_for_those_of_before
 from .benchmark import XDiTBenchmark
+from .comfyui_check import tell_about_comfyui
 from .config import XDiTParallelConfig
 from .doctor import XDiTDoctor
-from .host_version import warn_if_too_old
 from .loader import XDiTCheckpointLoader, XDiTDiffusersLoader, XDiTLoader
 from .metrics import serve_metrics_if_asked
 from .sampler import XDiTSampler, XDiTSamplerAdvanced
@@ -18,7 +18,7 @@ from .status import serve_status
 class XDiTExtension(ComfyExtension):
     async def on_load(self) -> None:
         wait_for_those_of_before()
-        warn_if_too_old()
+        tell_about_comfyui()
         serve_metrics_if_asked()
         serve_status()
 

@@ -12,6 +12,7 @@ from ..host.base.errors import GroupError
 from ..host.group.process_group import ProcessGroup
 from ..host.strategy.link_speed import Links, keep_links, measured_links
 from .advice import advice
+from .border import border_problems
 from .machine import examine_machine
 from .report import Problem, Report
 from .trials import enter_kernels, enter_links, run_probe, untried_kernels
@@ -29,6 +30,7 @@ def examine(text: str, group_for: GroupFor | None) -> Report:
     devices = None if parse_devices(text)[0] == "auto" and not visible_gpus() else resolve(text)
     report = Report(str(devices) if devices else "no GPU", versions=versions())
     report.problems += misfits(report.versions)
+    report.problems += border_problems()
     examine_machine(report, devices)
     links = measured_links(devices) if devices else None
     if devices is not None and group_for is not None:
