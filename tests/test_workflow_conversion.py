@@ -25,9 +25,15 @@ INFO = {
         "output": ["LATENT"],
     },
 }
+DYNAMIC = ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "off", "inputs": {"required": {}}}]}]
+DYNAMIC[1]["options"].append({"key": "on", "inputs": {"required": {"strength": ["INT", {}]}}})
 INFO["Sampler"]["input"]["optional"]["codec"][1]["options"] = [
     {"key": "auto", "inputs": {"required": {}}},
     {"key": "h264", "inputs": {"required": {"crf": ["FLOAT", {}]}}},
+    {
+        "key": "av1",
+        "inputs": {"required": {}, "optional": {"speed": ["INT", {}], "grain": DYNAMIC, "tiles": ["INT", {}]}},
+    },
 ]
 
 
@@ -68,6 +74,21 @@ def test_a_dynamic_combo_brings_its_inputs_along():
     widgets = [5, "randomize", "x", "fixed", 8, "h264", 23.0, "hello"]
     inputs = sampled(links=[(9, 1, 0, 7, 0, "MODEL")], widgets=widgets)
     assert (inputs["codec"], inputs["codec.crf"], inputs["text"]) == ("h264", 23.0, "hello")
+
+
+def test_a_dynamic_combo_inside_another_brings_its_inputs_along():
+    for grain, more in ((["on", 9], {"codec.grain.strength": 9}), (["off"], {})):
+        inputs = sampled(
+            links=[(9, 1, 0, 7, 0, "MODEL")], widgets=[5, "randomize", "x", "fixed", 8, "av1", 3, *grain, 4, "hello"]
+        )
+        brought = {name: value for name, value in inputs.items() if name.startswith("codec.")}
+        assert brought == {"codec.speed": 3, "codec.grain": grain[0], **more, "codec.tiles": 4}
+        assert inputs["text"] == "hello"
+
+
+def test_an_option_that_a_dynamic_combo_lacks_is_refused():
+    with pytest.raises(WorkflowError, match="node 7 .* has 1 for codec"):
+        sampled(links=[(9, 1, 0, 7, 0, "MODEL")], widgets=[5, "randomize", "x", "fixed", 8, 1, "hello"])
 
 
 def test_notes_are_left_out():

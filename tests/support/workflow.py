@@ -59,7 +59,9 @@ def _take(inputs: dict, values: list, prefix: str, where: str) -> Iterator[tuple
             value = values.pop(0)
             yield prefix + name, value
             if kind == DYNAMIC_COMBO:
-                chosen = next(option for option in options["options"] if option["key"] == value)
+                chosen = next((option for option in options["options"] if option["key"] == value), None)
+                if chosen is None:
+                    raise WorkflowError(f"{where} has {value!r} for {prefix}{name}, which does not offer it")
                 yield from _take(chosen["inputs"], values, f"{prefix}{name}.", where)
             if options.get("control_after_generate", kind == "INT" and name in CONTROL_NAMES) and values:
                 values.pop(0)
