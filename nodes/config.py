@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..parallel_backend.contract.config import (
     ATTENTION_KERNELS,
     COMPILE,
-    MAX_PATCHES,
-    STRATEGIES,
     UNSUPPORTED,
     WEIGHTS,
     ConfigError,
@@ -16,6 +17,7 @@ from ..parallel_backend.contract.config import (
     ParallelConfig,
 )
 from ..parallel_backend.host.base.devices import resolve
+from .strategy_input import strategy_input, strategy_values
 
 CATEGORY = "xDiT"
 ParallelConfigSocket = io.Custom("XDIT_PARALLEL_CONFIG")
@@ -28,10 +30,6 @@ def config_input() -> io.Input:
         optional=True,
         tooltip="Which devices to use and how to divide the work. Without one: every GPU, divided automatically.",
     )
-
-
-def _degree(name: str, tooltip: str) -> io.Input:
-    return io.Int.Input(name, default=1, min=1, max=64, tooltip=f"{tooltip} Used when strategy is manual.")
 
 
 class XDiTParallelConfig(io.ComfyNode):
@@ -50,29 +48,7 @@ class XDiTParallelConfig(io.ComfyNode):
                     tooltip="auto: every GPU ComfyUI sees, but for a small one beside large ones (two CPU ranks without"
                     " a GPU). Or ComfyUI's device numbers: 0,1,2,3. Or CPU ranks and their number: cpu:2.",
                 ),
-                io.Combo.Input(
-                    "strategy",
-                    options=list(STRATEGIES),
-                    tooltip="auto picks the degrees from model, heads, CFG, size and devices, and says what it picked"
-                    " and why. manual takes the degrees below; they must multiply to the number of devices.",
-                ),
-                _degree(
-                    "ulysses",
-                    "Splits the image's tokens and exchanges attention heads (all-to-all). The first choice; at most"
-                    " as many as the model has heads.",
-                ),
-                _degree(
-                    "ring", "Splits the image's tokens and passes keys and values around. For more ranks than heads."
-                ),
-                _degree(
-                    "cfg", "Evaluates the positive and the negative prompt at the same time. 2 when CFG is above 1."
-                ),
-                _degree("batch", "Divides the images of a latent batch; at most as many as it has images."),
-                _degree(
-                    "pipefusion",
-                    "Divides the model's blocks: each device holds some of them, and parts of the image flow through."
-                    " For slow links and big models. It approximates: see patches, warmup_steps and the help page.",
-                ),
+                strategy_input(),
                 io.Combo.Input(
                     "attention",
                     options=list(ATTENTION_KERNELS),
@@ -97,25 +73,6 @@ class XDiTParallelConfig(io.ComfyNode):
                     " GPUs, for a model with which this ComfyUI has sampled 60 steps or that was compiled here before.",
                     advanced=True,
                 ),
-                io.Int.Input(
-                    "patches",
-                    default=0,
-                    min=0,
-                    max=MAX_PATCHES,
-                    optional=True,
-                    tooltip="PipeFusion: in how many parts the image flows through the devices. 0: chosen by size.",
-                    advanced=True,
-                ),
-                io.Int.Input(
-                    "warmup_steps",
-                    default=1,
-                    min=0,
-                    max=10_000,
-                    optional=True,
-                    tooltip="PipeFusion: how many first steps are computed exactly, without a gain in speed. The first"
-                    " evaluation of each prompt always is.",
-                    advanced=True,
-                ),
                 io.Combo.Input(
                     "weights",
                     options=list(WEIGHTS),
@@ -128,49 +85,56 @@ class XDiTParallelConfig(io.ComfyNode):
                 ),
             ],
             outputs=[ParallelConfigSocket.Output(display_name="parallel_config")],
+            accept_all_inputs=True,  # else ComfyUI drops the degrees of prompts that name them as before
         )
 
     @classmethod
-    def validate_inputs(cls, devices, strategy, ulysses, ring, cfg, batch, pipefusion) -> bool | str:
-        # Only what depends on each other: ComfyUI repeats a refusal for every input named here, and checks the others.
-        values = (devices, strategy, ulysses, ring, cfg, batch, pipefusion)
-        if None in values:  # a link: its value is known, and checked, when the node runs
-            return True
-        try:
-            _config(devices, strategy, values[2:])
-        except ConfigError as error:
-            return str(error)
+    def validate_inputs(cls, devices=None, strategy="", **others) -> bool:
+        """Raises ConfigError, which ComfyUI reports once; a text that is returned, it repeats for every input."""
+        _refuse_shifted_values(others)
+        values = strategy_values(strategy, others)
+        known = {name: others[name] for name in _CHOICES if others.get(name) is not None}
+        if devices is not None:  # None is a link: what depends on it is checked when the node runs
+            config = _config(devices, values, known)
+            if config.strategy == "auto" or None not in (values[name] for name in _DEGREES):
+                _check_number(config)
         return True
 
     @classmethod
-    def execute(
-        cls,
-        devices,
-        strategy,
-        ulysses,
-        ring,
-        cfg,
-        batch,
-        pipefusion,
-        attention,
-        unsupported,
-        compile="auto",
-        patches=0,
-        warmup_steps=1,
-        weights="auto",
-    ) -> io.NodeOutput:
-        degrees = (ulysses, ring, cfg, batch, pipefusion)
-        others = (attention, unsupported, compile, patches, warmup_steps, weights)
-        return io.NodeOutput(_config(devices, strategy, degrees, *others))
+    def execute(cls, devices, strategy="", **others) -> io.NodeOutput:
+        _refuse_shifted_values(others)
+        choices = {name: others[name] for name in _CHOICES if name in others}
+        config = _config(devices, strategy_values(strategy, others), choices)
+        _check_number(config)
+        return io.NodeOutput(config)
 
 
-def _config(devices, strategy, degrees, *others) -> ParallelConfig:
-    """The configuration, possible on this machine. Raises ConfigError."""
-    config = ParallelConfig(devices, strategy, Degrees(*degrees), *others)
-    available = resolve(devices).size
-    if strategy == "manual" and config.degrees.ranks != available:
+_DEGREES = tuple(axis.name for axis in fields(Degrees))
+_CHOICES = ("attention", "unsupported", "compile", "weights")
+
+
+def _refuse_shifted_values(choices: dict[str, Any]) -> None:
+    """ComfyUI's page reads a saved workflow's values by their places, which moved when strategy became dynamic."""
+    for name in _CHOICES:
+        if isinstance(choices.get(name), (int, float)):
+            raise ConfigError(
+                f"{name} is {choices[name]!r}: this workflow was saved before the degrees became part of strategy, so"
+                " its values stand in wrong places; put a new Parallel Config in place of this one and set it again"
+            )
+
+
+def _config(devices, values: dict[str, Any], choices: dict[str, Any]) -> ParallelConfig:
+    """`values`: of strategy_values, None for what was left out. Raises ConfigError."""
+    given = {name: value for name, value in values.items() if value is not None}
+    degrees = Degrees(**{name: given.pop(name) for name in _DEGREES if name in given})
+    return ParallelConfig(devices, degrees=degrees, **given, **choices)
+
+
+def _check_number(config: ParallelConfig) -> None:
+    """Raises ConfigError where this machine lacks the devices, or manual degrees do not multiply to their number."""
+    available = resolve(config.devices).size
+    if config.strategy == "manual" and config.degrees.ranks != available:
         raise ConfigError(
-            f"{config.degrees} needs {config.degrees.ranks} device(s), devices {devices!r} are {available}; the degrees"
-            f" must multiply to {available}"
+            f"{config.degrees} needs {config.degrees.ranks} device(s), devices {config.devices!r} are {available}; the"
+            f" degrees must multiply to {available}"
         )
-    return config

@@ -142,3 +142,123 @@ def test_what_stands_alone_is_refused_once(client, models, name):
         client.queue(graph.prompt)
     (said,) = refused.value.node_errors[config.id]
     assert name in said and str(wrong) in said
+
+
+def run_with(client, models, comfy, **inputs):
+    """What the console says of the degrees of a prompt with these inputs of Parallel Config, as they are."""
+    graph = Graph()
+    config = graph.add("XDiTParallelConfig", **{"attention": "auto", "unsupported": "refuse", **inputs})
+    model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=config)
+    latent = graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1)
+    graph.save(graph.sample("KSampler", model, graph.flux_conditioning(1), latent, steps=2))
+    start = comfy.log.stat().st_size
+    client.run(graph.prompt)
+    return comfy.log_since(start)
+
+
+FLAT = {"devices": "cpu:2", "strategy": "manual", "ulysses": 1, "ring": 1, "cfg": 1, "batch": 1, "pipefusion": 1}
+PIPELINE = {"devices": "cpu:2", "strategy": "manual", "strategy.pipefusion.patches": 3}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({**FLAT, "ring": 2}, "xDiT: ring 2 (as configured)"),
+        ({**FLAT, "pipefusion": 2, "patches": 3, "warmup_steps": 0}, "xDiT: pipefusion 2 (as configured)"),
+        ({"devices": "cpu:2", "strategy": "manual", "strategy.ulysses": 2}, "xDiT: ulysses 2 (as configured)"),
+        ({**PIPELINE, "strategy.pipefusion": "2"}, "xDiT: pipefusion 2 (as configured)"),
+        ({**PIPELINE, "strategy.pipefusion": 2}, "xDiT: pipefusion 2 (as configured)"),
+        ({**FLAT, "strategy": "auto", "ulysses": 4}, "xDiT: ulysses 2 (Flux"),
+    ],
+    ids=["flat", "flat pipefusion", "one degree", "pipefusion", "pipefusion as a number", "auto"],
+)
+def test_degrees_are_taken_as_the_page_names_them_and_as_prompts_named_them_before(
+    client, models, comfy, inputs, said
+):  # fmt: skip
+    log = run_with(client, models, comfy, **inputs)
+    assert said in log and log.count("as configured") == (inputs["strategy"] == "manual")
+
+
+def test_linked_degrees_and_a_linked_strategy(client, models, comfy):
+    graph = Graph()
+    two, one = (graph.add("PrimitiveInt", value=value) for value in (2, 1))
+    manual = graph.add("PrimitiveString", value="manual")
+    latent = graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1)
+    for inputs in (
+        {"strategy": "manual", "strategy.ring": two, "strategy.ulysses": one},
+        {"strategy": "manual", "ring": two},
+        {"strategy": manual, "strategy.ring": two},
+    ):
+        config = graph.add(
+            "XDiTParallelConfig", devices="cpu:2", attention="auto", unsupported="run on one device", **inputs
+        )
+        model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=config)
+        graph.save(graph.sample("KSampler", model, graph.flux_conditioning(1), latent, steps=2))
+    start = comfy.log.stat().st_size
+    client.run(graph.prompt)
+    assert comfy.log_since(start).count("xDiT: ring 2 (as configured)") == 3
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({**FLAT, "ulysses": 4}, "ulysses 4 needs 4 device(s)"),
+        ({**FLAT, "ulysses": 4, "strategy.ulysses": 2}, "ulysses is given twice, as 2 and as 4"),
+        ({"devices": "cpu:2", "strategy": "manual", "strategy.ulyses": 2}, "strategy.ulyses is no input"),
+        ({"devices": "cpu:2", "strategy.ulysses": 2}, "strategy is ''; possible: auto, manual"),
+        ({"devices": "cpu:2", "strategy": "nonsense"}, "strategy is 'nonsense'; possible: auto, manual"),
+        ({**PIPELINE, "strategy.pipefusion": "two"}, "pipefusion degree is 'two'"),
+        ({**PIPELINE, "strategy.pipefusion": "2", "strategy.ring": 2}, "set ring to 1"),
+    ],
+)
+def test_degrees_that_would_get_lost_are_refused_once(client, models, inputs, said):
+    graph = Graph()
+    config = graph.add("XDiTParallelConfig", attention="auto", unsupported="refuse", **inputs)
+    model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=config)
+    graph.save(sampled(graph, model))
+    with pytest.raises(PromptRefused) as refused:
+        client.validate(graph.prompt)
+    (message,) = refused.value.node_errors[config.id]
+    assert said in message
+
+
+NOT_PIPELINED = {"strategy.ulysses": 2, "strategy.ring": 1, "strategy.cfg": 1, "strategy.batch": 1}
+PIPELINED = {"strategy.ulysses": 1, "strategy.ring": 1, "strategy.cfg": 1, "strategy.batch": 1}
+
+
+@pytest.mark.parametrize(
+    "shifted",
+    [  # what ComfyUI's page sends of [cpu:2, strategy, 5 degrees, auto, run on one device, auto, 0, 1, auto]
+        {"strategy": "auto", "attention": 2, "unsupported": 1, "compile": 1, "weights": 1},
+        {"strategy": "manual", **NOT_PIPELINED, "strategy.pipefusion": 1, "attention": "auto"}
+        | {"unsupported": "run on one device", "compile": "auto", "weights": 0},
+        {"strategy": "manual", **PIPELINED, "strategy.pipefusion": 2, "strategy.pipefusion.patches": "auto"}
+        | {"strategy.pipefusion.warmup_steps": "run on one device", "attention": "auto"}
+        | {"unsupported": 0, "compile": 1, "weights": "auto"},
+    ],
+    ids=["auto", "manual", "pipefusion"],
+)
+def test_a_workflow_saved_with_the_former_inputs_says_what_to_do(client, models, shifted):
+    graph = Graph()
+    config = graph.add("XDiTParallelConfig", devices="cpu:2", **shifted)
+    model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=config)
+    graph.save(sampled(graph, model))
+    with pytest.raises(PromptRefused) as refused:
+        client.validate(graph.prompt)
+    (message,) = refused.value.node_errors[config.id]
+    assert "saved before" in message and "new Parallel Config" in message
+
+
+def test_the_page_shows_degrees_with_manual_and_patches_with_pipefusion(client):
+    given = client.object_info()["XDiTParallelConfig"]["input"]
+
+    def options(inputs, name):
+        return {one["key"]: one["inputs"] for one in inputs[name][1]["options"]}
+
+    strategy = options(given["required"], "strategy")
+    assert list(strategy) == ["auto", "manual"] and strategy["auto"] == {"required": {}}
+    assert list(strategy["manual"]["optional"]) == ["ulysses", "ring", "cfg", "batch", "pipefusion"]
+    stages = options(strategy["manual"]["optional"], "pipefusion")
+    assert stages["1"] == {"required": {}}
+    assert all(list(stages[key]["optional"]) == ["patches", "warmup_steps"] for key in stages if key != "1")
+    assert {"patches", "warmup_steps"}.isdisjoint(given["required"] | given["optional"])

@@ -13,6 +13,7 @@ UNSUPPORTED = ("run on one device", "refuse")
 REPLICATE, SHARD, SHARD_OFFLOAD = "replicate", "shard", "shard + offload"
 WEIGHTS = ("auto", REPLICATE, SHARD, SHARD_OFFLOAD)
 MAX_PATCHES = 64
+MAX_WARMUP_STEPS = 10_000
 DEFAULT_CPU_RANKS = 2
 MAX_CPU_RANKS = 64
 DEVICES_ADVICE = "use auto, ComfyUI's device numbers such as 0,1,2,3, or cpu:2"
@@ -108,7 +109,7 @@ class ParallelConfig:
                 f"{self.degrees}: PipeFusion keeps the keys of the whole sequence on a device, which a ring divides;"
                 " use ulysses inside a stage: set ring to 1"
             )
-        for name, most in (("patches", MAX_PATCHES), ("warmup_steps", 10_000)):
+        for name, most in (("patches", MAX_PATCHES), ("warmup_steps", MAX_WARMUP_STEPS)):
             value = getattr(self, name)
             if type(value) is not int or not 0 <= value <= most:
                 raise ConfigError(f"{name} is {value!r}; possible: whole numbers from 0 to {most}")

@@ -2,6 +2,20 @@
 
 from .tiny_models import FLUX_CONTEXT, FLUX_POOLED
 
+DEGREES = ("ulysses", "ring", "cfg", "batch", "pipefusion")
+
+
+def parallel_config_inputs(devices: str, **inputs) -> dict:
+    """The inputs of Parallel Config as ComfyUI's page names them; see Graph.parallel_config."""
+    named = {"strategy": "manual" if any(name in inputs for name in DEGREES) else "auto", **inputs}
+    if named["strategy"] == "manual":
+        named = {**dict.fromkeys(DEGREES, 1), **named}
+        named["pipefusion"] = str(named["pipefusion"])  # a menu, which brings patches and warmup_steps
+    prefixes = dict.fromkeys(DEGREES, "strategy.")
+    prefixes |= dict.fromkeys(("patches", "warmup_steps"), "strategy.pipefusion.")
+    others = {"devices": devices, "attention": "auto", "unsupported": "run on one device"}
+    return others | {prefixes.get(name, "") + name: value for name, value in named.items()}
+
 
 class Node(list):
     """A node in a Graph; used as an input value it is a link to the node's first output."""
@@ -69,15 +83,8 @@ class Graph:
         )
 
     def parallel_config(self, devices: str, **inputs) -> Node:
-        """Parallel Config on `devices`; strategy manual as soon as a degree is given."""
-        degrees = ("ulysses", "ring", "cfg", "batch", "pipefusion")
-        defaults = {
-            "strategy": "manual" if any(name in inputs for name in degrees) else "auto",
-            **dict.fromkeys(degrees, 1),
-            "attention": "auto",
-            "unsupported": "run on one device",
-        }
-        return self.add("XDiTParallelConfig", devices=devices, **{**defaults, **inputs})
+        """Parallel Config on `devices`; strategy manual as soon as a degree is given, the other degrees 1."""
+        return self.add("XDiTParallelConfig", **parallel_config_inputs(devices, **inputs))
 
     def save(self, latent: list, prefix: str = "test/latent") -> Node:
         return self.add("SaveLatent", samples=latent, filename_prefix=prefix)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..prompts import parallel_config_inputs
 from ..tiny_models import ModelShelf
 from .plan import LOADER
 
@@ -27,11 +28,7 @@ def filled(graph: dict[str, dict], models: ModelShelf) -> dict[str, dict]:
 def by_the_ranks(graph: dict[str, dict], kind: str, degrees: dict[str, int]) -> dict[str, dict]:
     """The same graph with our loader, or with our sampler. Raises ValueError where it has none to exchange."""
     exchanged = LOADERS if kind == LOADER else SAMPLERS
-    config = {
-        "devices": f"cpu:{max(math.prod(degrees.values()), 2)}", "strategy": "manual" if degrees else "auto",
-        **dict.fromkeys(("ulysses", "ring", "cfg", "batch", "pipefusion"), 1), **degrees, "attention": "auto",
-        "unsupported": "run on one device",
-    }  # fmt: skip
+    config = parallel_config_inputs(f"cpu:{max(math.prod(degrees.values()), 2)}", **degrees)
     made = {"xdit": {"class_type": "XDiTParallelConfig", "inputs": config}}
     for key, node in graph.items():
         if name := exchanged.get(node["class_type"]):
