@@ -16,6 +16,7 @@ from ..parallel_backend.host.model.seam import SEAM_KEY
 from ..parallel_backend.host.run.benchmark import BenchmarkSeam
 from ..parallel_backend.host.run.benchmark_report import as_text
 from .config import CATEGORY, config_input
+from .owner import owner
 
 SEED = 0
 
@@ -72,8 +73,8 @@ class XDiTBenchmark(io.ComfyNode):
         cls, model, positive, negative, latent_image, steps, cfg, sampler_name, scheduler, parallel_config=None
     ) -> io.NodeOutput:  # fmt: skip
         bar = comfy.utils.ProgressBar(1)
-        seam = BenchmarkSeam(bar.update_absolute)
-        model = as_parallel(model, parallel_config).clone()
+        seam = BenchmarkSeam(owner.runner, bar.update_absolute)
+        model = as_parallel(model, parallel_config, owner.seam).clone()
         model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, SEAM_KEY)
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, SEAM_KEY, seam)
         common_ksampler(model, SEED, steps, cfg, sampler_name, scheduler, positive, negative, latent_image)

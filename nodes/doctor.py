@@ -13,9 +13,9 @@ from ..parallel_backend.contract.config import ConfigError
 from ..parallel_backend.doctor.examine import examine
 from ..parallel_backend.doctor.text import as_text
 from ..parallel_backend.host.base.devices import DeviceSet, resolve
-from ..parallel_backend.host.group.manager import manager
 from ..parallel_backend.host.group.process_group import ProcessGroup
 from .config import CATEGORY
+from .owner import owner
 
 FORMATS = ("text", "json")
 
@@ -69,5 +69,5 @@ class XDiTDoctor(io.ComfyNode):
 
 @contextlib.contextmanager
 def _group(devices: DeviceSet) -> Iterator[ProcessGroup]:
-    with manager.used():
-        yield manager.group(devices, may_leave_out=False)
+    with owner.manager.used():
+        yield owner.manager.group(devices, may_leave_out=False)

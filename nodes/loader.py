@@ -14,12 +14,10 @@ from comfy_api.latest import io
 from ..parallel_backend.contract.config import ParallelConfig
 from ..parallel_backend.contract.recipe import Recipe
 from ..parallel_backend.host.base.devices import resolve
-from ..parallel_backend.host.group.manager import manager
 from ..parallel_backend.host.model.weightless_model import XDiTModelPatcher
-from ..parallel_backend.host.run.loaded_models import registered
-from ..parallel_backend.host.run.preload import preloads
 from ..parallel_backend.loading.diffusers_folder import load_diffusers_folder, model_folder
 from .config import CATEGORY, config_input
+from .owner import owner
 
 WEIGHT_DTYPES = {
     "default": {},
@@ -43,11 +41,11 @@ def _preload_input() -> io.Input:
 def _load(recipe: Recipe, config: ParallelConfig | None, preload: bool) -> XDiTModelPatcher:
     wanted = config or ParallelConfig()
     devices = resolve(wanted.devices)
-    start = manager.warm_up(devices, wanted.may_leave_out)
-    model = XDiTModelPatcher.from_recipe(recipe, config)
+    start = owner.manager.warm_up(devices, wanted.may_leave_out)
+    model = XDiTModelPatcher.from_recipe(recipe, config, owner.seam)
     if preload and start is not None:
-        preloads.ask(model, start)
-        registered.expect(start)
+        owner.preloads.ask(model, start)
+        owner.loaded_models.expect(start)
     elif preload:
         logging.info("xDiT: %s is not preloaded: there are ranks on other devices", model.identity().title)
     return model

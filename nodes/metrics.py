@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 
+from .owner import owner
+
 PATH = "/xdit/metrics"
 
 
@@ -16,11 +18,10 @@ def serve_metrics_if_asked() -> None:
     from prometheus_client import CONTENT_TYPE_LATEST
     from server import PromptServer
 
-    from ..parallel_backend.host.base import events
     from ..parallel_backend.host.service.metrics import Metrics
 
     metrics = Metrics()
-    events.subscribe(metrics.on_event)
+    owner.events.subscribe(metrics.on_event)
 
     @PromptServer.instance.routes.get(PATH)
     async def answer(request: web.Request) -> web.Response:

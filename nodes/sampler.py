@@ -11,6 +11,7 @@ from nodes import common_ksampler
 from ..parallel_backend.host.model.convert import as_parallel, devices_of, with_parallel_model
 from ..parallel_backend.host.run.latent_size import refuse_too_large
 from .config import CATEGORY, config_input
+from .owner import owner
 
 
 class XDiTSampler(io.ComfyNode):
@@ -74,7 +75,7 @@ class XDiTSampler(io.ComfyNode):
         cls, model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise,
         parallel_config=None,
     ) -> io.NodeOutput:  # fmt: skip
-        model = as_parallel(model, parallel_config)
+        model = as_parallel(model, parallel_config, owner.seam)
         refuse_too_large(latent_image["samples"], devices_of(model))
         return io.NodeOutput(
             *common_ksampler(
@@ -108,6 +109,6 @@ class XDiTSamplerAdvanced(io.ComfyNode):
 
     @classmethod
     def execute(cls, noise, guider, sampler, sigmas, latent_image, parallel_config=None) -> io.NodeOutput:
-        guider = with_parallel_model(guider, parallel_config)
+        guider = with_parallel_model(guider, parallel_config, owner.seam)
         refuse_too_large(latent_image["samples"], devices_of(guider.model_patcher))
         return SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent_image)

@@ -6,12 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from ..parallel_backend.host.base import events
 from ..parallel_backend.host.base.errors import GroupError, OutOfMemory, RequestRefused
 from ..parallel_backend.host.group.manager import InUse
-from ..parallel_backend.host.service import control
-from ..parallel_backend.host.service.idle import IdleRelease
-from ..parallel_backend.host.service.status import Status
+from .owner import owner
 
 EMPTY = b"{}"
 
@@ -21,14 +18,11 @@ def serve_status() -> None:
     from aiohttp import web
     from server import PromptServer
 
-    status = Status()
-    events.subscribe(status.on_event)
-    events.subscribe(IdleRelease().on_event)
     routes = PromptServer.instance.routes
 
     @routes.get("/xdit/status")
     async def show(request: web.Request) -> web.Response:
-        return web.json_response(await asyncio.to_thread(status.snapshot))
+        return web.json_response(await asyncio.to_thread(owner.status.snapshot))
 
     async def do(request: web.Request, what: Callable[[], str]) -> web.Response:
         if request.content_type != "application/json":  # which pages of other sites cannot send unasked
@@ -49,8 +43,8 @@ def serve_status() -> None:
 
     @routes.post("/xdit/unload")
     async def unload(request: web.Request) -> web.Response:
-        return await do(request, control.unload)
+        return await do(request, owner.control.unload)
 
     @routes.post("/xdit/restart")
     async def restart(request: web.Request) -> web.Response:
-        return await do(request, control.restart)
+        return await do(request, owner.control.restart)

@@ -11,7 +11,7 @@ from support.tiny_models import flux_config
 from xdit_comfyui.parallel_backend.contract.config import Degrees, ParallelConfig
 from xdit_comfyui.parallel_backend.host.base.devices import DeviceSet
 from xdit_comfyui.parallel_backend.host.describe.changes import Changes
-from xdit_comfyui.parallel_backend.host.run.runner import workload
+from xdit_comfyui.parallel_backend.host.run.workload import workload
 from xdit_comfyui.parallel_backend.host.strategy.choose import Workload, choose
 from xdit_comfyui.parallel_backend.host.strategy.link_speed import Link, Links
 from xdit_comfyui.parallel_backend.sharding.engine.call_modes import OVERRIDE

@@ -18,6 +18,7 @@ from support.tiny_models import ModelShelf
 from xdit_comfyui.parallel_backend.contract.config import Degrees
 from xdit_comfyui.parallel_backend.contract.recipe import Recipe
 from xdit_comfyui.parallel_backend.host.describe.companions import companion_bytes
+from xdit_comfyui.parallel_backend.host.model.seam import Seam
 from xdit_comfyui.parallel_backend.host.model.weightless_model import XDiTModelPatcher
 from xdit_comfyui.parallel_backend.host.strategy.weight_fit import Footprint, Room
 from xdit_comfyui.parallel_backend.rank.run.mesh import MOST_MESHES
@@ -142,7 +143,7 @@ def shelf(tmp_path_factory):
 
 def weightless(shelf, seed=0) -> XDiTModelPatcher:
     path = str(shelf.models / "diffusion_models" / shelf.flux(seed=seed))
-    return XDiTModelPatcher.from_recipe(Recipe(comfy.sd.load_diffusion_model, (path,)), None)
+    return XDiTModelPatcher.from_recipe(Recipe(comfy.sd.load_diffusion_model, (path,)), None, Seam(pytest.fail))
 
 
 def test_controlnets_and_second_models_count_in_the_memory_that_a_run_needs(shelf):

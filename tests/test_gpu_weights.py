@@ -23,6 +23,7 @@ from support.tiny_models import ModelShelf
 from support.waiting import answered_status, wait_until
 from xdit_comfyui.parallel_backend.contract.config import REPLICATE, SHARD, Degrees
 from xdit_comfyui.parallel_backend.contract.recipe import Recipe
+from xdit_comfyui.parallel_backend.host.model.seam import Seam
 from xdit_comfyui.parallel_backend.host.model.weightless_model import XDiTModelPatcher
 from xdit_comfyui.parallel_backend.host.strategy.weight_fit import Footprint, Room
 from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
@@ -87,7 +88,7 @@ class Site:
     def _footprint(self) -> Footprint:
         path = self.comfy.base / "models" / "diffusion_models" / self.names[0]
         recipe = Recipe(comfy.sd.load_diffusion_model, (str(path), {"dtype": torch.float32}))
-        return Footprint.of(XDiTModelPatcher.from_recipe(recipe, None).model, FLUX)
+        return Footprint.of(XDiTModelPatcher.from_recipe(recipe, None, Seam(pytest.fail)).model, FLUX)
 
     def _stock(self) -> dict[Work, torch.Tensor]:
         """Of all in one prompt, after which ComfyUI gives the memory back. The ranks start meanwhile."""

@@ -21,11 +21,11 @@ from xdit_comfyui.parallel_backend.contract.recipe import Recipe
 from xdit_comfyui.parallel_backend.host.base import events
 from xdit_comfyui.parallel_backend.host.base.devices import DeviceSet
 from xdit_comfyui.parallel_backend.host.base.errors import GroupError, RequestRefused
-from xdit_comfyui.parallel_backend.host.group import start as start_module
+from xdit_comfyui.parallel_backend.host.group import manager as manager_module
 from xdit_comfyui.parallel_backend.host.group.manager import GroupManager
 from xdit_comfyui.parallel_backend.host.group.replies import Answers
+from xdit_comfyui.parallel_backend.host.owner import Owner
 from xdit_comfyui.parallel_backend.host.run.reading_display import LoadingBar
-from xdit_comfyui.parallel_backend.host.service.status import Status
 from xdit_comfyui.parallel_backend.loading import meta_loading
 
 TWO = DeviceSet("cpu", (0, 1))
@@ -41,7 +41,7 @@ def test_a_start_that_raises_anything_ends_with_an_error_that_names_it(monkeypat
     killed = []
 
     class Group:
-        def __init__(self, devices, limits):
+        def __init__(self, devices, *others):
             if place == "made":
                 raise cause
 
@@ -51,9 +51,9 @@ def test_a_start_that_raises_anything_ends_with_an_error_that_names_it(monkeypat
         def kill(self):
             killed.append(self)
 
-    monkeypatch.setattr(start_module, "ProcessGroup", Group)
+    monkeypatch.setattr(manager_module, "ProcessGroup", Group)
     with pytest.raises(GroupError, match=f"cannot be started: {type(cause).__name__}: {cause}"):
-        GroupManager().group(TWO, may_leave_out=False)
+        GroupManager(events.Events()).group(TWO, may_leave_out=False)
     assert len(killed) == (place == "waited for")  # no ranks live on
 
 
@@ -108,10 +108,10 @@ def test_after_every_end_of_a_request_the_ranks_are_idle(end):
 # Events
 
 
-def test_a_sampler_that_waits_for_what_is_preloaded_tells_nothing_of_a_run(monkeypatch, caplog):
+def test_a_sampler_that_waits_for_what_is_preloaded_tells_nothing_of_a_run(caplog):
     """There may have been none, or it is over; only what a run itself reads belongs to it."""
-    status = Status()
-    monkeypatch.setattr(events, "_subscribers", [status.on_event])
+    owner = Owner()
+    status = owner.status
     reading = [Reading(1, 1, 4), Reading(1, 2, 4)]
     group = SimpleNamespace(size=2, reading=reading.__getitem__)
     answers = SimpleNamespace(group=group, ends={})
@@ -120,8 +120,8 @@ def test_a_sampler_that_waits_for_what_is_preloaded_tells_nothing_of_a_run(monke
         reading[0] = Reading(1, one, 4)
         bar.look()
     assert not caplog.records and status._run is None
-    events.emit(events.RunStarted("a prompt", TWO, "ulysses 2"))
-    events.emit(events.RunEnded("a prompt", None))
+    owner.events.emit(events.RunStarted("a prompt", TWO, "ulysses 2"))
+    owner.events.emit(events.RunEnded("a prompt", None))
     reading[:] = [Reading(1, 3, 4)] * 2
     bar.look()
     assert not caplog.records and (status._run.phase, status._run.read) == ("done", None)

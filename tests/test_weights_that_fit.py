@@ -9,6 +9,7 @@ from support.tiny_models import ModelShelf
 from xdit_comfyui.parallel_backend.contract.config import ConfigError, Degrees, ParallelConfig
 from xdit_comfyui.parallel_backend.contract.protocol import Memory, Standing
 from xdit_comfyui.parallel_backend.contract.recipe import Recipe
+from xdit_comfyui.parallel_backend.host.model.seam import Seam
 from xdit_comfyui.parallel_backend.host.model.weightless_model import XDiTModelPatcher
 from xdit_comfyui.parallel_backend.host.strategy.choose import Workload, choose
 from xdit_comfyui.parallel_backend.host.strategy.weight_fit import Footprint, Room, measured_room, with_weights
@@ -113,7 +114,7 @@ def test_what_was_asked_for_and_cannot_be_had_is_refused(work, ranks, config, sa
 def test_room_is_measured_in_the_ranks(shelf):
     """The devices' free memory and what makes room there; the weightless MODEL tells what it needs."""
     path = shelf.models / "diffusion_models" / shelf.flux()
-    patcher = XDiTModelPatcher.from_recipe(Recipe(comfy.sd.load_diffusion_model, (str(path),)), None)
+    patcher = XDiTModelPatcher.from_recipe(Recipe(comfy.sd.load_diffusion_model, (str(path),)), None, Seam(pytest.fail))
     memory = {0: (10 * GIB, ()), 1: (4 * GIB, (("a model", 5 * GIB), ("another", GIB // 2)))}
     answers = {rank: Standing(memory=Memory(free, 16 * GIB), models=models) for rank, (free, models) in memory.items()}
     group = SimpleNamespace(

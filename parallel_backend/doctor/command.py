@@ -19,8 +19,10 @@ import folder_paths  # noqa: E402
 
 from ..contract.config import ConfigError  # noqa: E402
 from ..host.base.devices import DeviceSet  # noqa: E402
+from ..host.base.events import Events  # noqa: E402
 from ..host.base.limits import Limits  # noqa: E402
 from ..host.group.process_group import ProcessGroup  # noqa: E402
+from ..host.launch.rank_launch import Launcher  # noqa: E402
 from .examine import examine  # noqa: E402
 from .text import as_text  # noqa: E402
 
@@ -55,6 +57,6 @@ def _own_group(devices: DeviceSet) -> Iterator[ProcessGroup]:
     """A process group for the doctor alone. Its logs do not take the place of those of a running ComfyUI."""
     with tempfile.TemporaryDirectory(prefix="xdit-doctor-") as logs:
         folder_paths.set_user_directory(logs)
-        with contextlib.closing(ProcessGroup(devices, Limits.from_environment())) as group:
+        with contextlib.closing(ProcessGroup(devices, Limits.from_environment(), Launcher(), Events())) as group:
             group.wait_until_ready()
             yield group

@@ -6,7 +6,6 @@ ComfyUI's prompt worker, or the warm-up's for a group.
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Callable
@@ -84,39 +83,37 @@ class RunEnded(Event):
     error: BaseException | None
 
 
-_subscribers: list[Callable[[Event], None]] = []
+class Events:
+    """Passes every event on to whoever subscribed."""
 
+    def __init__(self) -> None:
+        self._subscribers: list[Callable[[Event], None]] = []
 
-def subscribe(callback: Callable[[Event], None]) -> None:
-    """Call `callback` with every event from now on. What it raises is logged and stops nothing."""
-    _subscribers.append(callback)
+    def subscribe(self, callback: Callable[[Event], None]) -> None:
+        """Call `callback` with every event from now on. What it raises is logged and stops nothing."""
+        self._subscribers.append(callback)
 
+    def emit(self, event: Event) -> None:
+        for callback in self._subscribers:
+            try:
+                callback(event)
+            except Exception:  # watching must not break what is watched
+                logging.exception("xDiT: a subscriber failed on %s", type(event).__name__)
 
-def emit(event: Event) -> None:
-    for callback in _subscribers:
-        try:
-            callback(event)
-        except Exception:  # watching must not break what is watched
-            logging.exception("xDiT: a subscriber failed on %s", type(event).__name__)
-
-
-def prompt_id() -> str | None:
-    """The prompt that ComfyUI executes in this thread."""
-    context = get_executing_context()
-    return context.prompt_id if context is not None else None
-
-
-def observed(run: Callable) -> Callable:
-    """`run(executor, arguments, callback, disable_pbar, …)` that tells its steps and its end."""
-
-    @functools.wraps(run)
-    def watched(
-        executor: Any, arguments: dict[str, Any], callback: Callable | None, disable_pbar: bool, **others: Any
+    def observed(
+        self,
+        run: Callable,
+        executor: Any,
+        arguments: dict[str, Any],
+        callback: Callable | None,
+        disable_pbar: bool,
+        **others: Any,
     ) -> Any:
+        """`run(executor, arguments, callback, disable_pbar, **others)`, its steps and its end told as events."""
         prompt = prompt_id()
 
         def on_step(step, x0, x, total):
-            emit(StepDone(step + 1, total))
+            self.emit(StepDone(step + 1, total))
             callback(step, x0, x, total)
 
         if callback is not None:
@@ -124,9 +121,13 @@ def observed(run: Callable) -> Callable:
         try:
             result = run(executor, arguments, on_step if callback is not None else None, disable_pbar, **others)
         except BaseException as error:
-            emit(RunEnded(prompt, error))
+            self.emit(RunEnded(prompt, error))
             raise
-        emit(RunEnded(prompt, None))
+        self.emit(RunEnded(prompt, None))
         return result
 
-    return watched
+
+def prompt_id() -> str | None:
+    """The prompt that ComfyUI executes in this thread."""
+    context = get_executing_context()
+    return context.prompt_id if context is not None else None

@@ -9,7 +9,7 @@ import comfy.model_base
 import comfy.model_patcher
 
 from ...foreign.changes_in_place import InPlace
-from .model_changes import look_at, undivided
+from ..model.model_changes import look_at, undivided
 from .replaced_by_packs import Replacements
 
 

@@ -13,8 +13,9 @@ import comfy.model_management
 from ...contract.config import ConfigError
 from ..base.devices import DeviceSet, require_linux
 from ..base.errors import GroupError
-from ..base.events import prompt_id
+from ..base.events import Events, prompt_id
 from ..base.limits import Limits
+from ..launch.rank_launch import Launcher
 from .process_group import POLL_SECONDS, ProcessGroup
 from .start import GroupStart
 
@@ -27,7 +28,11 @@ class InUse(RuntimeError):
 
 
 class GroupManager:
-    def __init__(self):
+    """`events` hears of what happens to its groups, and to the runs on them."""
+
+    def __init__(self, events: Events):
+        self.events = events
+        self._launcher = Launcher()
         self._lock = threading.Lock()
         self._start: GroupStart | None = None
         self._started_for: str | None = None  # the prompt whose error a failed start is
@@ -135,9 +140,12 @@ class GroupManager:
             if start is not None and start.devices == devices and (may_leave_out or not start.left_out):
                 if start.usable() or (start.error is not None and self._started_for == prompt):
                     return start
-            self._start = GroupStart(devices, Limits.from_environment(), may_leave_out, replaces=start)
+            self._start = GroupStart(devices, may_leave_out, self._new_group, replaces=start)
             self._started_for = prompt
             return self._start
+
+    def _new_group(self, devices: DeviceSet) -> ProcessGroup:
+        return ProcessGroup(devices, Limits.from_environment(), self._launcher, self.events)
 
     def _forget(self, start: GroupStart) -> None:
         with self._lock:
@@ -169,6 +177,3 @@ def _wait(done: threading.Event, what: str) -> None:
     logging.info("xDiT: waiting for %s", what)
     while not done.wait(POLL_SECONDS):
         comfy.model_management.throw_exception_if_processing_interrupted()
-
-
-manager = GroupManager()

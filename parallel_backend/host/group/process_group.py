@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import comfy.model_management
 
@@ -32,15 +32,12 @@ from ...transport.blobs import BlobBatch, BlobSender
 from ...transport.channel import ChannelClosed
 from ..base.devices import DeviceSet
 from ..base.errors import GroupError
-from ..base.events import GroupEnded, GroupStarted, emit
+from ..base.events import Events, GroupEnded, GroupStarted
 from ..base.limits import Limits
 from ..launch import surviving_ranks
-from ..launch.rank_launch import RankProcess, start_rank
+from ..launch.rank_launch import Launcher, RankProcess, start_rank
 from .ledger import Held
 from .watchdog import Watch, places
-
-if TYPE_CHECKING:
-    from .replies import Leftover
 
 POLL_SECONDS = 0.05
 EXIT_SECONDS = 1.0
@@ -56,14 +53,21 @@ HINTS = {
 }
 
 
+class Unfinished(Protocol):
+    """What ranks still do that nobody waits for any more; `done` is set at its end."""
+
+    done: threading.Event
+
+
 class ProcessGroup:
     """Rank processes, one for each device. Messages are received by one thread at a time; `kill` and `close` may be
     called from any. A group that lost a rank is killed as a whole, and every later call raises the first cause.
     """
 
-    def __init__(self, devices: DeviceSet, limits: Limits):
+    def __init__(self, devices: DeviceSet, limits: Limits, launcher: Launcher, events: Events):
         """Start the processes; `wait_until_ready` comes next. Raises GroupError."""
         self.devices = devices
+        self.events = events
         self.blobs = BlobSender()
         self.held_modules: set[bytes] = set()
         self.held = Held()
@@ -74,7 +78,7 @@ class ProcessGroup:
         self._ended = threading.Event()
         self._phase = "starting"
         self._started = time.monotonic()
-        self.leftover: Leftover | None = None
+        self.leftover: Unfinished | None = None
         self._lock = threading.Lock()
         self._asking = threading.Lock()
         self._messages: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
@@ -88,7 +92,7 @@ class ProcessGroup:
             for rank in range(devices.size):
                 level = logging.getLogger().level
                 failed = functools.partial(self._thread_ended, rank)
-                self._ranks.append(start_rank(rank, devices, self._store, limits, level, failed))
+                self._ranks.append(start_rank(rank, devices, self._store, limits, level, failed, launcher))
                 watched_thread(f"xdit-receive-{rank}", self._read, self._ranks[rank], failed=failed)
         except OSError as error:
             self.kill()
@@ -184,7 +188,7 @@ class ProcessGroup:
         self._phase = "idle"
         seconds = time.monotonic() - self._started
         logging.info("xDiT: %s ready after %.1f s", self.devices, seconds)
-        emit(GroupStarted(self.devices, tuple(self.pids), seconds))
+        self.events.emit(GroupStarted(self.devices, tuple(self.pids), seconds))
 
     def send(self, message: Any) -> None:
         """The same bytes to every rank, without waiting until they read them. Raises GroupError when one is gone."""
@@ -237,9 +241,10 @@ class ProcessGroup:
             standing[rank] = answer
         return standing
 
-    def memory(self) -> dict[int, Memory]:
-        """Free memory of the ranks that answer."""
-        return {rank: answer.memory for rank, answer in self.ask(stacks=False).items() if answer.memory}
+    def memory(self) -> dict[str, Memory]:
+        """Memory of the ranks that answer, by their names, in order."""
+        answers = sorted(self.ask(stacks=False).items())
+        return {self.name(rank): answer.memory for rank, answer in answers if answer.memory}
 
     def reading(self, rank: int) -> Reading | None:
         """How far a rank that loads was with reading weights, a moment ago."""
@@ -320,7 +325,7 @@ class ProcessGroup:
         if not first:
             self._ended.wait()
             return
-        emit(GroupEnded(self.devices, tuple(self.pids)))
+        self.events.emit(GroupEnded(self.devices, tuple(self.pids)))
         self._watch.stop()
         deadline = time.monotonic() + grace
         while time.monotonic() < deadline and any(rank.process.poll() is None for rank in self._ranks):

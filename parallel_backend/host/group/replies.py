@@ -91,7 +91,7 @@ class Answers:
         where = self.group.name(first.rank)
         in_step = len(self.ends) == self.group.size and self._same_collectives() and self._settled()
         if first.error.out_of_memory:
-            text = shortage(f"{where} while sampling", first.error.reason, self.group)
+            text = shortage(f"{where} while sampling", first.error.reason, self.group.memory())
             lost = None if in_step else self.group.lose(lambda: GroupError(text, first.rank))
             raise OutOfMemory(text, in_step) from lost
         if in_step:

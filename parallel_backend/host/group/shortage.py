@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-if TYPE_CHECKING:
-    from .process_group import ProcessGroup
+from ...contract.protocol import Memory
 
 GIB = 1024**3
 ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+ ?\w+)")
@@ -16,12 +15,14 @@ ADVICE = (
 )
 
 
-def shortage(where: str, reason: str, group: ProcessGroup) -> str:
-    """One line for an out-of-memory error: where, how much was asked for, and what is free on each rank's device."""
+def shortage(where: str, reason: str, ranks: Mapping[str, Memory]) -> str:
+    """One line for an out-of-memory error: where, how much was asked for, and what is free on each rank's device.
+
+    `ranks`: the memory of each by its name.
+    """
     asked = ASKED.search(reason)
     what = f"asked for {asked[1]}" if asked else reason
     free = ", ".join(
-        f"{group.name(rank)} {memory.free / GIB:.1f} of {memory.total / GIB:.1f} GiB"
-        for rank, memory in sorted(group.memory().items())
+        f"{name} {memory.free / GIB:.1f} of {memory.total / GIB:.1f} GiB" for name, memory in ranks.items()
     )
     return f"out of memory on {where}: {what}; free: {free or 'no rank answers'}"

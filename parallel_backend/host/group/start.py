@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from ..base.devices import DeviceSet
 from ..base.errors import GroupError
-from ..base.limits import Limits
 from .process_group import ProcessGroup
 
 RETRY_AFTER_SECONDS = (1.0, 2.0, 4.0)
@@ -16,11 +16,18 @@ RETRY_AFTER_SECONDS = (1.0, 2.0, 4.0)
 class GroupStart:
     """One group on its way. `done` is set when `group` is ready, or `error` says why there is none.
 
-    `replaces` is closed first. `may_leave_out`: a device that fails each time is left out, up to half of them, and
-    `left_out` (indices) from then on, also in the starts that replace this one.
+    `new_group` starts one on the devices it is given. `replaces` is closed first. `may_leave_out`: a device that fails
+    each time is left out, up to half of them, and `left_out` (indices) from then on, also in the starts that replace
+    this one.
     """
 
-    def __init__(self, devices: DeviceSet, limits: Limits, may_leave_out: bool, replaces: GroupStart | None = None):
+    def __init__(
+        self,
+        devices: DeviceSet,
+        may_leave_out: bool,
+        new_group: Callable[[DeviceSet], ProcessGroup],
+        replaces: GroupStart | None = None,
+    ):
         self.devices = devices
         self.may_leave_out = may_leave_out
         self.done = threading.Event()
@@ -28,7 +35,7 @@ class GroupStart:
         known = replaces is not None and replaces.devices == devices and may_leave_out
         self.left_out: tuple[int, ...] = replaces.left_out if known else ()
         self.error: GroupError | None = None
-        self._limits = limits
+        self._new_group = new_group
         self._replaces = replaces
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name="xdit-start", daemon=True)
@@ -117,7 +124,7 @@ class GroupStart:
 
     def _ready(self, devices: DeviceSet) -> ProcessGroup:
         """A group that is ready; nothing of one that is not goes on. Raises GroupError."""
-        group = ProcessGroup(devices, self._limits)
+        group = self._new_group(devices)
         try:
             group.wait_until_ready(self._abandoned)
         except BaseException:

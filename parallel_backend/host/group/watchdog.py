@@ -5,19 +5,37 @@ from __future__ import annotations
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from ...contract.protocol import LOADING, SAMPLING, Heartbeat, Reading, Standing
 from ...system.threads import watched_thread
+from ..base.devices import DeviceSet
 from ..base.errors import GroupError
 from ..base.limits import Limits
-
-if TYPE_CHECKING:
-    from .process_group import ProcessGroup
+from ..launch.rank_launch import RankProcess
 
 TICK_SECONDS = 1.0
 LONGEST_TICK = 2.0
 SETTINGS = {SAMPLING: "XDIT_STALL_TIMEOUT", LOADING: "XDIT_LOADING_TIMEOUT"}
+
+
+class Watched(Protocol):
+    """What is asked of a process group that is watched."""
+
+    devices: DeviceSet
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def ranks(self) -> Sequence[RankProcess]: ...
+
+    def name(self, rank: int) -> str: ...
+
+    def ask(self, stacks: bool, ranks: set[int] | None = None) -> dict[int, Standing]: ...
+
+    def lose(self, cause: Callable[[], GroupError]) -> GroupError: ...
 
 
 class Watch:
@@ -25,7 +43,7 @@ class Watch:
     still (suspend, debugger), no rank is blamed.
     """
 
-    def __init__(self, group: ProcessGroup, limits: Limits):
+    def __init__(self, group: Watched, limits: Limits):
         self._group = group
         self._limits = limits
         self._ended = threading.Event()
@@ -125,7 +143,7 @@ class Watch:
         self._group.lose(lambda: GroupError(f"{what}\n{places(self._group, standing)}", rank))
 
 
-def places(group: ProcessGroup, standing: dict[int, Standing]) -> str:
+def places(group: Watched, standing: dict[int, Standing]) -> str:
     """Where each rank stands, for an error."""
     lines = []
     for rank in range(group.size):

@@ -81,9 +81,6 @@ class Launcher:
                 future.set_exception(error)
 
 
-launcher = Launcher()
-
-
 def start_rank(
     rank: int,
     devices: DeviceSet,
@@ -91,6 +88,7 @@ def start_rank(
     limits: Limits,
     log_level: int,
     failed: Callable[[BaseException], None],
+    launcher: Launcher,
 ) -> RankProcess:
     """Start the process of `rank`; it answers with Ready over its channel. Raises OSError.
 

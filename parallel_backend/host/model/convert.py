@@ -7,16 +7,17 @@ from typing import Any
 
 from ...contract.config import ConfigError, ParallelConfig
 from ..base.devices import DeviceSet, resolve
+from .seam import Seam
 from .weightless_model import XDiTModelPatcher
 
 
-def as_parallel(model: Any, config: ParallelConfig | None) -> XDiTModelPatcher:
-    """`model` as a parallel MODEL; the sampler's `config` wins over the loader's.
+def as_parallel(model: Any, config: ParallelConfig | None, seam: Seam) -> XDiTModelPatcher:
+    """`model` as a parallel MODEL, sampled by `seam`; the sampler's `config` wins over the loader's.
 
     Raises NoRecipe for a MODEL that cannot be loaded again, ConfigError when loader and sampler name other devices.
     """
     if not isinstance(model, XDiTModelPatcher):
-        return XDiTModelPatcher.from_patcher(model, config)
+        return XDiTModelPatcher.from_patcher(model, config, seam)
     loaded = model.parallel_config
     if config is not None and loaded is not None and resolve(config.devices) != resolve(loaded.devices):
         raise ConfigError(
@@ -26,10 +27,10 @@ def as_parallel(model: Any, config: ParallelConfig | None) -> XDiTModelPatcher:
     return model.with_config(config)
 
 
-def with_parallel_model(guider: Any, config: ParallelConfig | None) -> Any:
+def with_parallel_model(guider: Any, config: ParallelConfig | None, seam: Seam) -> Any:
     """A copy of `guider` that samples its MODEL in parallel. Raises as `as_parallel` does."""
     parallel = copy.copy(guider)
-    parallel.model_patcher = as_parallel(guider.model_patcher, config)
+    parallel.model_patcher = as_parallel(guider.model_patcher, config, seam)
     if guider.model_options is guider.model_patcher.model_options:
         parallel.model_options = parallel.model_patcher.model_options
     return parallel

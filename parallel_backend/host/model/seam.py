@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 SEAM_KEY = "xdit"
 
 
 class Seam:
-    """The outermost OUTER_SAMPLE wrapper of an xDiT MODEL: the run goes to the process group."""
+    """The outermost OUTER_SAMPLE wrapper of an xDiT MODEL: the run goes to the process group.
+
+    `run(executor, arguments, callback, disable_pbar)` is `guider.outer_sample(**arguments)` there, `executor.class_obj`
+    being the guider; it returns the sampled latent.
+    """
+
+    def __init__(self, run: Callable[[Any, dict[str, Any], Callable | None, bool], Any]):
+        self._run = run
+
+    def __deepcopy__(self, memo: dict) -> Seam:
+        return self  # nodes copy a MODEL's options; what they lead to is one
 
     def __call__(
         self,
@@ -30,10 +43,4 @@ class Seam:
             "seed": seed,
             "latent_shapes": latent_shapes,
         }
-        return self.run(executor, arguments, callback, disable_pbar)
-
-    def run(self, executor, arguments, callback, disable_pbar):
-        """`guider.outer_sample(**arguments)`, `executor.class_obj` being the guider; the sampled latent."""
-        from ..run.runner import run
-
-        return run(executor, arguments, callback, disable_pbar)
+        return self._run(executor, arguments, callback, disable_pbar)

@@ -12,8 +12,8 @@ from comfy.patcher_extension import WrappersMP
 from ...contract.config import ParallelConfig
 from ...contract.recipe import ModelIdentity, Recipe
 from ...loading.meta_loading import load_model
-from ..describe.model_changes import remember_modules
 from .file_identity import identity_of, remember
+from .model_changes import remember_modules
 from .seam import SEAM_KEY, Seam
 from .weightless_parameters import WeightlessModelError, guard_weights, no_weights
 
@@ -30,19 +30,19 @@ class XDiTModelPatcher(comfy.model_patcher.ModelPatcher):
     parallel_config: ParallelConfig | None = None
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, config: ParallelConfig | None) -> XDiTModelPatcher:
-        """The MODEL of `recipe`, its tensors above 64 KB on meta. Raises UnreadableWeights."""
+    def from_recipe(cls, recipe: Recipe, config: ParallelConfig | None, seam: Seam) -> XDiTModelPatcher:
+        """The MODEL of `recipe`, its tensors above 64 KB on meta, sampled by `seam`. Raises UnreadableWeights."""
         identity = recipe.identity()
         model = load_model(recipe, data=False)
         guard_weights(model)
         remember_modules(model)
         remember(model, identity)
         patcher = cls(model, comfy.model_management.get_torch_device(), torch.device("cpu"))
-        patcher._attach(recipe, config)
+        patcher._attach(recipe, config, seam)
         return patcher
 
     @classmethod
-    def from_patcher(cls, patcher: Any, config: ParallelConfig | None) -> XDiTModelPatcher:
+    def from_patcher(cls, patcher: Any, config: ParallelConfig | None, seam: Seam) -> XDiTModelPatcher:
         """A parallel MODEL with the state of any MODEL that carries a recipe. The other one leaves ComfyUI's GPU.
 
         Raises NoRecipe, naming the class, or FilesChanged.
@@ -53,15 +53,15 @@ class XDiTModelPatcher(comfy.model_patcher.ModelPatcher):
         ours = cls(plain.model, plain.load_device, plain.offload_device)
         ours.__dict__.update(plain.__dict__)
         remember(ours.model, identity)
-        ours._attach(recipe, config)
+        ours._attach(recipe, config, seam)
         return ours
 
-    def _attach(self, recipe: Recipe, config: ParallelConfig | None) -> None:
+    def _attach(self, recipe: Recipe, config: ParallelConfig | None, seam: Seam) -> None:
         self.recipe = recipe
         self.parallel_config = config
         self.cached_patcher_init = (recipe.function, recipe.args, *(() if recipe.index is None else (recipe.index,)))
         self.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, SEAM_KEY)
-        self.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, SEAM_KEY, Seam())
+        self.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, SEAM_KEY, seam)
 
     def identity(self) -> ModelIdentity:
         """The identity of the weights. Raises FilesChanged when their files are not those any more that were loaded."""

@@ -18,14 +18,15 @@ from ...contract.config import ConfigError, Degrees, ParallelConfig
 from ..base.devices import DeviceSet, resolve
 from ..base.errors import GroupError, OutOfMemory, RequestRefused
 from ..describe.changes import Changes
-from ..group.manager import manager
+from ..group.manager import GroupManager
 from ..group.release import forget_degrees
 from ..model.seam import Seam
 from ..strategy.choose import Workload, choose, refusal
 from ..strategy.link_speed import measured_links
 from ..strategy.measured_best import Key, best_key, keep_best
 from ..strategy.when_to_compile import compile_wanted
-from .runner import run, workload
+from .runner import Runner
+from .workload import workload
 
 MOST_AXES = 2  # divided at once; more than two of them rarely pay, and would take long to try
 NOTICEABLE = 0.02  # part of a step by which another way must be faster than auto's own rule to take its place
@@ -97,11 +98,13 @@ class BenchmarkSeam(Seam):
     `progress(done, total)` hears of every step of all strategies together.
     """
 
-    def __init__(self, progress: Callable[[int, int], None]):
+    def __init__(self, runner: Runner, progress: Callable[[int, int], None]):
+        super().__init__(self._benchmark)
         self.measured: Measured | None = None
+        self._runner = runner
         self._progress = progress
 
-    def run(self, executor, arguments, callback, disable_pbar) -> torch.Tensor:
+    def _benchmark(self, executor, arguments, callback, disable_pbar) -> torch.Tensor:
         """The latent to denoise as it came: the samples of a benchmark are of no use.
 
         Raises InterruptProcessingException when cancelled; ConfigError for devices or degrees that cannot be had.
@@ -112,7 +115,8 @@ class BenchmarkSeam(Seam):
         asked = own or ParallelConfig()
         devices = resolve(asked.devices)
         work = workload(guider, arguments, devices, Changes.met_by_guider(guider))
-        config = replace(asked, strategy="auto", compile=_compile(asked, devices.kind, work))
+        config = replace(asked, strategy="auto", compile=self._compile(asked, devices.kind, work))
+        manager = self._runner.manager
         with manager.used():
             group = manager.group(devices, config.may_leave_out)
             patcher.parallel_config = config
@@ -120,10 +124,16 @@ class BenchmarkSeam(Seam):
                 self.measured = self._measure(executor, arguments, work, group.devices, config)
             finally:
                 patcher.parallel_config = own
-                _give_back()
+                _give_back(manager)
             key = best_key(patcher, work, group.devices, config)
             _keep(key, self.measured.best, manager.group(devices, config.may_leave_out).devices == group.devices)
         return arguments["latent_image"]
+
+    def _compile(self, config: ParallelConfig, kind: str, work: Workload) -> str:
+        """Who measures goes on with the model: `auto` compiles on GPUs, and will from then on."""
+        if config.compile == "auto" and kind == "cuda" and work.compiles:
+            return "on"
+        return "on" if compile_wanted(config, kind, work, self._runner.sampled) else "off"
 
     def _measure(
         self, executor, arguments: dict[str, Any], work: Workload, devices: DeviceSet, config: ParallelConfig
@@ -160,14 +170,14 @@ class BenchmarkSeam(Seam):
             self._done = before + step + 1
             self._progress(self._done, self._total)
 
-        run(executor, arguments, on_step, True, degrees=degrees)
+        self._runner.run(executor, arguments, on_step, True, degrees=degrees)
         times = [after - start for start, after in zip(ends, ends[1:], strict=False)][warm_up - 1 :]
         if not times:
             raise ConfigError(f"{len(ends)} step(s) were sampled, of which {warm_up} are not timed; set more steps")
         return statistics.median(times)
 
 
-def _give_back() -> None:
+def _give_back(manager: GroupManager) -> None:
     """What each of the ways made for itself in the ranks. Those that still end a cancelled run do so later."""
     group = manager.start.group if manager.start is not None else None
     if group is None or not group.alive() or (group.leftover is not None and not group.leftover.done.is_set()):
@@ -176,13 +186,6 @@ def _give_back() -> None:
         forget_degrees(group)
     except FAILURES as error:
         logging.warning("xDiT Benchmark: what it made in the ranks is not given back: %s", error)
-
-
-def _compile(config: ParallelConfig, kind: str, work: Workload) -> str:
-    """Who measures goes on with the model: `auto` compiles on GPUs, and will from then on."""
-    if config.compile == "auto" and kind == "cuda" and work.compiles:
-        return "on"
-    return "on" if compile_wanted(config, kind, work) else "off"
 
 
 def _warm_up(degrees: Degrees, config: ParallelConfig) -> int:

@@ -18,11 +18,11 @@ from comfy.model_management import LoadedModel, current_loaded_models
 
 from ..base.devices import ranks_by_device
 from ..base.errors import GroupError, OutOfMemory, RequestRefused
-from ..group.manager import InUse, manager
+from ..group.manager import GroupManager, InUse
 from ..group.process_group import ProcessGroup
 from ..group.release import RELEASE_SECONDS, free
 from ..group.start import GroupStart
-from .preload import preloads
+from .preload import Preloads
 
 
 class XDiTRanks(torch.nn.Module):
@@ -32,8 +32,10 @@ class XDiTRanks(torch.nn.Module):
 class DevicePatcher(comfy.model_patcher.ModelPatcher):
     """What the ranks of a group on one device hold there, in bytes: nothing before it is ready and once it is gone."""
 
-    def __init__(self, start: GroupStart, device: torch.device):
+    def __init__(self, start: GroupStart, device: torch.device, manager: GroupManager, preloads: Preloads):
         self.start = start
+        self._manager = manager
+        self._preloads = preloads
         super().__init__(XDiTRanks(), device, torch.device("cpu"))
 
     @property
@@ -74,9 +76,9 @@ class DevicePatcher(comfy.model_patcher.ModelPatcher):
 
     def _free(self, caches_only: bool) -> bool:
         """Whether it was done. What goes wrong is the group's end, which frees the memory too, so ComfyUI goes on."""
-        if manager.in_use:
+        if self._manager.in_use:
             return False
-        preloads.drop()
+        self._preloads.drop()
         if (group := self._group) is None:
             return False
         leftover = group.leftover
@@ -84,7 +86,7 @@ class DevicePatcher(comfy.model_patcher.ModelPatcher):
             threading.Thread(target=self._free_after, args=(leftover.done,), name="xdit-free", daemon=True).start()
             return False
         try:
-            with manager.idle(RELEASE_SECONDS):
+            with self._manager.idle(RELEASE_SECONDS):
                 free(group, self._ranks(group), caches_only)
         except InUse:
             return False
@@ -102,10 +104,12 @@ class DevicePatcher(comfy.model_patcher.ModelPatcher):
         self._free(caches_only=False)
 
 
-class Registered:
+class LoadedModels:
     """The entries of the present group. ComfyUI's list is its prompt worker's, so use this in that thread only."""
 
-    def __init__(self):
+    def __init__(self, manager: GroupManager, preloads: Preloads):
+        self._manager = manager
+        self._preloads = preloads
         self._entries: list[tuple[LoadedModel, DevicePatcher]] = []  # an entry does not keep its patcher alive
 
     @contextlib.contextmanager
@@ -119,12 +123,12 @@ class Registered:
         try:
             yield
         finally:
-            start = manager.start
+            start = self._manager.start
             if start is not None and start.group is not None and start.group.alive():
                 start.group.held.measured(start.group.ask(stacks=False))
                 for device in ranks_by_device(start.group.devices):
-                    patcher = DevicePatcher(start, device)
-                    if patcher.loaded_size() or start.group.leftover is not None or preloads.any():
+                    patcher = self._patcher(start, device)
+                    if patcher.loaded_size() or start.group.leftover is not None or self._preloads.any():
                         self._show(patcher)
 
     def expect(self, start: GroupStart) -> None:
@@ -132,13 +136,13 @@ class Registered:
         listed = [patcher for entry, patcher in self._entries if entry in current_loaded_models]
         for device in ranks_by_device(start.devices):
             if not any(patcher.start is start and patcher.load_device == device for patcher in listed):
-                self._show(DevicePatcher(start, device))
+                self._show(self._patcher(start, device))
+
+    def _patcher(self, start: GroupStart, device: torch.device) -> DevicePatcher:
+        return DevicePatcher(start, device, self._manager, self._preloads)
 
     def _show(self, patcher: DevicePatcher) -> None:
         entry = LoadedModel(patcher)
         entry.model_load()
         current_loaded_models.insert(0, entry)
         self._entries.append((entry, patcher))
-
-
-registered = Registered()

@@ -15,8 +15,8 @@ from ...sharding.plans import plan_for
 from ...transport.pickling import CannotTravel
 from ..base.devices import ranks_by_device
 from ..base.errors import GroupError, OutOfMemory, RequestRefused
-from ..base.events import PreloadEnded, emit, prompt_id
-from ..group.manager import manager
+from ..base.events import PreloadEnded, prompt_id
+from ..group.manager import GroupManager
 from ..group.process_group import POLL_SECONDS, ProcessGroup
 from ..group.release import RELEASE_SECONDS
 from ..group.shortage import GIB
@@ -66,7 +66,8 @@ class Preloads:
     for another model stops at the next parameter and is begun anew after it.
     """
 
-    def __init__(self):
+    def __init__(self, manager: GroupManager):
+        self._manager = manager
         self._lock = threading.Lock()
         self._waiting: list[Preload] = []
         self._active: Preload | None = None
@@ -123,7 +124,7 @@ class Preloads:
     def _run(self) -> None:
         while (preload := self._next()) is not None:
             try:
-                _preload(preload)
+                _preload(self._manager, preload)
             except FAILURES as error:
                 if preload.wanted and not preload.start.abandoned:
                     logging.warning("xDiT: %s is not preloaded: %s", preload.identity.title, error)
@@ -148,7 +149,7 @@ class Preloads:
         preload.done.set()
 
 
-def _preload(preload: Preload) -> None:
+def _preload(manager: GroupManager, preload: Preload) -> None:
     """Raises one of FAILURES."""
     while not preload.start.done.wait(POLL_SECONDS):
         if preload.stop.is_set():
@@ -169,7 +170,7 @@ def _preload(preload: Preload) -> None:
         try:
             _read(group, preload, standing)
         finally:
-            emit(PreloadEnded())
+            group.events.emit(PreloadEnded())
 
 
 def _read(group: ProcessGroup, preload: Preload, standing: dict[int, Standing]) -> None:
@@ -229,6 +230,3 @@ def lacking(group: ProcessGroup, standing: dict[int, Standing], needed: int) -> 
                 f"{weights / GIB:.3g} GiB of weights do not fit in {free / GIB:.3g} GiB free on {group.name(ranks[0])}"
             )
     return None
-
-
-preloads = Preloads()

@@ -15,7 +15,7 @@ from ...contract.protocol import Carried, Discard, Finished, Go, Prepare, Reject
 from ...transport.blobs import BlobBatch
 from ...transport.pickling import CannotTravel, dumps
 from ..base.errors import OutOfMemory, RequestRefused
-from ..base.events import StepsStarted, WeightsRead, emit
+from ..base.events import StepsStarted, WeightsRead
 from ..describe.changes import Changes
 from ..describe.description import GraphDescribers, patchers_of
 from ..describe.replaced_by_packs import WHAT_TO_DO, Replacements
@@ -45,7 +45,7 @@ def prepare(
     batch = group.blobs.batch(between=comfy.model_management.throw_exception_if_processing_interrupted)
     prepared = _send(group, kind, payload, degrees, config, batch, changes)
     number, answers = prepared.number, prepared.answers
-    loading = LoadingBar(answers, number, steps, lambda share: emit(WeightsRead(share)))
+    loading = LoadingBar(answers, number, steps, lambda share: group.events.emit(WeightsRead(share)))
     try:
         answers.wait(loading.look)
         prepared.check()
@@ -60,7 +60,7 @@ def prepare(
     group.held.loaded({key for key, _ in prepared.echo})
     group.phase("sampling")
     group.send(Go(number))
-    emit(StepsStarted())
+    group.events.emit(StepsStarted())
     return Request(number, prepared.numbered)
 
 
@@ -169,7 +169,7 @@ def _check(group: ProcessGroup, answers: Answers, echo: list[tuple[str, str]]) -
         logging.debug("xDiT: rank %s:\n%s", first.rank, first.error.traceback)
         where = group.name(first.rank)
         if first.error.out_of_memory:
-            raise OutOfMemory(shortage(f"{where} while loading", first.error.reason, group), group_lives=True)
+            raise OutOfMemory(shortage(f"{where} while loading", first.error.reason, group.memory()), group_lives=True)
         if first.stage == "follow":
             raise RequestRefused(first.error.reason.partition(": ")[2])
         text = f"{where}: {first.error.reason}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,120 +16,153 @@ import tqdm
 from ...contract.config import REPLICATE, ConfigError, Degrees, ParallelConfig
 from ...contract.protocol import Finished, SampleRequest, Step
 from ...contract.random_state import RandomState
-from ...sharding.engine.call_modes import OVERRIDE, replaced_blocks
-from ...sharding.foreign.kernel_choice import runs_torchs_kernel
-from ...sharding.foreign.node_attention import undividable_attention
-from ...sharding.guided.guided_call import conditions_stay_together, rows_stay_together, weighs_conditions
-from ...sharding.plans import plan_for
 from ...transport.packing import unpack
 from ...transport.pickling import CannotTravel
 from ...transport.returned import apply_changes
-from ..base.devices import DeviceSet, resolve
+from ..base.devices import resolve
 from ..base.errors import OutOfMemory
-from ..base.events import RunStarted, emit, observed, prompt_id
+from ..base.events import RunStarted, prompt_id
 from ..describe.changes import Changes
 from ..describe.compile_nodes import as_configured
-from ..group.manager import manager
+from ..group.manager import GroupManager
 from ..group.process_group import ProcessGroup
 from ..group.release import forget, free
 from ..group.shortage import ADVICE
 from ..strategy.choose import Choice, Workload, choose, refusal
-from ..strategy.condition_counts import count_conditions
 from ..strategy.link_speed import measured_links
 from ..strategy.measured_best import best_key, remembered_best
 from ..strategy.weight_fit import measured_room, with_weights
 from ..strategy.when_to_compile import compile_wanted, count_sampled
 from .callback import Answered, Shown, only_looks
 from .latent_size import refuse_too_large
-from .loaded_models import registered
+from .loaded_models import LoadedModels
 from .make_room import make_room
-from .preload import preloads
+from .preload import Preloads
 from .remote_forward import sample_here
 from .request import Request, collect, prepare
+from .workload import workload
 
 
-@observed
-def run(
-    executor,
-    arguments: dict[str, Any],
-    callback: Callable | None,
-    disable_pbar: bool,
-    degrees: Degrees | None = None,
-) -> torch.Tensor:
-    """`guider.outer_sample` in the ranks; what it returns, on ComfyUI's device. Out of memory, it is tried once more.
+class Runner:
+    """Samples in the ranks, one run at a time."""
 
-    `degrees` are taken instead of what the MODEL's Parallel Config says; they may leave devices idle.
+    def __init__(self, manager: GroupManager, preloads: Preloads, loaded_models: LoadedModels):
+        self.manager = manager
+        self._preloads = preloads
+        self._loaded_models = loaded_models
+        self.sampled: Counter[str] = Counter()  # steps of each architecture since ComfyUI started
 
-    Raises InterruptProcessingException when cancelled; ConfigError, RequestRefused, OutOfMemory or GroupError.
-    """
-    preloads.wait_for(executor.class_obj.model_patcher, len(arguments["sigmas"]) - 1)
-    with manager.used(), registered.withdrawn():
-        return _run_twice(executor, arguments, callback, disable_pbar, degrees)
+    def run(
+        self,
+        executor,
+        arguments: dict[str, Any],
+        callback: Callable | None,
+        disable_pbar: bool,
+        degrees: Degrees | None = None,
+    ) -> torch.Tensor:
+        """`guider.outer_sample` in the ranks; what it returns, on ComfyUI's device. When memory runs out it is tried
+        once more. `degrees` are taken instead of what the MODEL's Parallel Config says; they may leave devices idle.
+
+        Raises InterruptProcessingException when cancelled; ConfigError, RequestRefused, OutOfMemory or GroupError.
+        """
+        return self.manager.events.observed(
+            self._exclusively, executor, arguments, callback, disable_pbar, degrees=degrees
+        )
+
+    def _exclusively(
+        self,
+        executor,
+        arguments: dict[str, Any],
+        callback: Callable | None,
+        disable_pbar: bool,
+        degrees: Degrees | None,
+    ) -> torch.Tensor:
+        self._preloads.wait_for(executor.class_obj.model_patcher, len(arguments["sigmas"]) - 1)
+        with self.manager.used(), self._loaded_models.withdrawn():
+            return self._run_twice(executor, arguments, callback, disable_pbar, degrees)
+
+    def _run_twice(self, *run: Any) -> torch.Tensor:
+        try:
+            return self._run(*run)
+        except OutOfMemory as first:
+            if first.final:
+                raise
+            how = "after freeing the ranks' memory" if first.group_lives else "in a new process group"
+            logging.warning("xDiT: %s; trying once more %s", first, how)
+        try:
+            return self._run(*run, free_first=True)
+        except OutOfMemory as second:
+            raise OutOfMemory(f"{second}; this was the second try. {ADVICE}", second.group_lives) from None
+
+    def _run(
+        self,
+        executor,
+        arguments: dict[str, Any],
+        callback: Callable | None,
+        disable_pbar: bool,
+        degrees: Degrees | None,
+        free_first: bool = False,
+    ) -> torch.Tensor:
+        guider = executor.class_obj
+        asked = as_configured(guider, guider.model_patcher.parallel_config or ParallelConfig())
+        devices = resolve(asked.devices)
+        refuse_too_large(arguments["noise"], devices)
+        changes = Changes.met_by_guider(guider)
+        steered = callback is not None and not only_looks(callback)
+        work = workload(guider, arguments, devices, changes, steered)
+        if degrees is None:  # what cannot be had is refused before anything starts
+            with_weights(choose(asked, devices.size, work), asked, devices.size, work, None)
+        group = self.manager.group(devices, asked.may_leave_out)
+        compiled = compile_wanted(asked, devices.kind, work, self.sampled) and not changes.uncompiled
+        configured = replace(asked, compile="on" if compiled else "off")
+        choice = _choice(guider, arguments["noise"].shape, configured, group, work, degrees, ran_out=free_first)
+        config = replace(configured, weights=choice.weights)
+        logging.info("xDiT: %s on %s%s", choice, group.devices, ", compiled" if compiled else "")
+        if free_first:
+            free(group)
+        _make_room(guider, arguments["noise"].shape, group, choice)
+        group.events.emit(RunStarted(prompt_id(), group.devices, str(choice.degrees)))
+        started, steps = time.monotonic(), len(arguments["sigmas"]) - 1
+        try:
+            sampling = _sample_request(guider, arguments, callback)
+            request = prepare(group, "sample", sampling, choice.degrees, config, steps, changes)
+        except CannotTravel as error:
+            idle = _divides_nothing(choice.degrees)
+            logging.warning(
+                "xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks%s", error, idle
+            )
+            return _sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config, changes)
+        logging.debug("xDiT: request prepared in %.3f s", time.monotonic() - started)
+        latent = _stream(group, request, guider, callback, disable_pbar, steps)
+        count_sampled(self.sampled, work, devices.kind, steps, compiled)
+        return latent
 
 
-def _run_twice(*run: Any) -> torch.Tensor:
-    try:
-        return _run(*run)
-    except OutOfMemory as first:
-        if first.final:
-            raise
-        how = "after freeing the ranks' memory" if first.group_lives else "in a new process group"
-        logging.warning("xDiT: %s; trying once more %s", first, how)
-    try:
-        return _run(*run, free_first=True)
-    except OutOfMemory as second:
-        raise OutOfMemory(f"{second}; this was the second try. {ADVICE}", second.group_lives) from None
-
-
-def _run(
-    executor,
-    arguments: dict[str, Any],
-    callback: Callable | None,
-    disable_pbar: bool,
+def _choice(
+    guider: Any,
+    shape: torch.Size,
+    config: ParallelConfig,
+    group: ProcessGroup,
+    work: Workload,
     degrees: Degrees | None,
-    free_first: bool = False,
-) -> torch.Tensor:
-    guider = executor.class_obj
-    patcher = guider.model_patcher
-    config = as_configured(guider, patcher.parallel_config or ParallelConfig())
-    devices = resolve(config.devices)
-    refuse_too_large(arguments["noise"], devices)
-    changes = Changes.met_by_guider(guider)
-    steered = callback is not None and not only_looks(callback)
-    work = workload(guider, arguments, devices, changes, steered)
-    if degrees is None:  # what cannot be had is refused before anything starts
-        with_weights(choose(config, devices.size, work), config, devices.size, work, None)
-    group = manager.group(devices, config.may_leave_out)
-    compiled = compile_wanted(config, devices.kind, work) and not changes.uncompiled
-    config = replace(config, compile="on" if compiled else "off")
+    ran_out: bool,
+) -> Choice:
+    """Degrees and placement of the weights. `shape`: of the latent; `degrees`: taken in place of the configured ones;
+    `ran_out`: memory did, a moment ago.
+    """
     room = None
     if config.weights != REPLICATE:
-        room = measured_room(guider, arguments["noise"].shape, group, work.plan)
-    if room is not None and free_first:
-        room = replace(room, ran_out=True)
+        room = measured_room(guider, shape, group, work.plan, ran_out)
     asked = config if degrees is None else replace(config, strategy="manual", degrees=degrees)
-    choice = with_weights(_choice(patcher, config, group, work, degrees), asked, group.size, work, room)
-    config = replace(config, weights=choice.weights)
-    logging.info("xDiT: %s on %s%s", choice, group.devices, ", compiled" if config.compile == "on" else "")
-    if free_first:
-        free(group)
-    model = patcher.identity().key
+    return with_weights(_degrees(guider.model_patcher, config, group, work, degrees), asked, group.size, work, room)
+
+
+def _make_room(guider: Any, shape: torch.Size, group: ProcessGroup, choice: Choice) -> None:
+    """In the ranks, where another model took this one's place in the prompt; and on the GPUs, beside ComfyUI's own."""
+    model = guider.model_patcher.identity().key
     if superseded := group.held.superseded(prompt_id(), model):
         forget(group, superseded)
-    make_room(guider, arguments["noise"].shape, group, model, choice)
-    emit(RunStarted(prompt_id(), group.devices, str(choice.degrees)))
-    started, steps = time.monotonic(), len(arguments["sigmas"]) - 1
-    try:
-        sampling = _sample_request(guider, arguments, callback)
-        request = prepare(group, "sample", sampling, choice.degrees, config, steps, changes)
-    except CannotTravel as error:
-        idle = _divides_nothing(choice.degrees)
-        logging.warning("xDiT: %s; the sampler stays in ComfyUI and each model call goes to the ranks%s", error, idle)
-        return _sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config, changes)
-    logging.debug("xDiT: request prepared in %.3f s", time.monotonic() - started)
-    latent = _stream(group, request, guider, callback, disable_pbar, steps)
-    count_sampled(work, devices.kind, steps, compiled=config.compile == "on")
-    return latent
+    make_room(guider, shape, group, model, choice)
 
 
 def _divides_nothing(degrees: Degrees) -> str:
@@ -137,7 +171,7 @@ def _divides_nothing(degrees: Degrees) -> str:
     return f", where nothing is divided by {' and '.join(idle)}: every rank runs the whole call" if idle else ""
 
 
-def _choice(
+def _degrees(
     patcher: Any, config: ParallelConfig, group: ProcessGroup, work: Workload, degrees: Degrees | None
 ) -> Choice:
     if degrees is not None:
@@ -157,42 +191,6 @@ def _sample_here(*run: Any) -> torch.Tensor:
         return sample_here(*run)
     except OutOfMemory as error:
         raise OutOfMemory(f"{error}. {ADVICE}", error.group_lives, final=True) from None
-
-
-def workload(
-    guider: Any, arguments: dict[str, Any], devices: DeviceSet, changes: Changes, steered: bool = False
-) -> Workload:
-    """`arguments`: those of `guider.outer_sample`; `changes`: what it meets in ComfyUI's process; `steered`: whether a
-    callback may change the guider.
-    """
-    options = guider.model_options.get("transformer_options", {})
-    model = guider.model_patcher.model.diffusion_model
-    plan = plan_for(model)
-    shape = tuple(arguments["noise"].shape)
-    call = (guider.model_patcher, guider.model_options, list(guider.conds.values()))
-    rows = shape[0] if shape else 1
-    conditions = count_conditions(guider, arguments["sampler"], steered)
-    return Workload.of(
-        model,
-        conditions.expected,
-        shape,
-        together=weighs_conditions(*call),
-        conditions_undivided=conditions_stay_together(*call, rows),
-        rows_undivided=rows_stay_together(*call, rows),
-        hook_lora=bool(guider.model_patcher.hook_patches),
-        most_conditions=conditions.most,
-        steps=len(arguments["sigmas"]) - 1,
-        undivided_blocks=replaced_blocks(options) or undividable_attention(options),
-        ring_of_two=plan is not None and plan.ring_of_two and _kernel_is_ours(options) and devices.share_memory,
-        undivided=changes.undivided,
-    )
-
-
-def _kernel_is_ours(options: dict[str, Any]) -> bool:
-    """Whether no node and no flag of ComfyUI's (--use-sage-attention) brings an attention function of its own, which a
-    ring could not use: it needs the log-sum-exp, which all kernels of Parallel Config give.
-    """
-    return runs_torchs_kernel(options.get(OVERRIDE))
 
 
 def _sample_request(guider: Any, arguments: dict[str, Any], callback: Callable | None) -> SampleRequest:

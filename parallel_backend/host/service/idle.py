@@ -9,14 +9,16 @@ from collections.abc import Callable
 from ..base import events
 from ..base.errors import GroupError, OutOfMemory, RequestRefused
 from ..base.limits import Limits
-from ..group.manager import InUse, manager
-from . import control
+from ..group.manager import GroupManager, InUse
+from .control import Control
 
 
 class IdleRelease:
     """Counts from the end of the last run or preload, or from the start of a group that nothing used yet."""
 
-    def __init__(self):
+    def __init__(self, manager: GroupManager, control: Control):
+        self._manager = manager
+        self._control = control
         self._lock = threading.Lock()
         self._timers: list[threading.Timer] = []
 
@@ -34,8 +36,8 @@ class IdleRelease:
                 timer.cancel()
             self._timers.clear()
             if limits is not None:
-                self._start(limits.idle, control.unload)
-                self._start(limits.idle_end, _end)
+                self._start(limits.idle, self._control.unload)
+                self._start(limits.idle_end, self._end)
 
     def _start(self, seconds: float | None, act: Callable[[], str]) -> None:
         if seconds is None:
@@ -55,8 +57,8 @@ class IdleRelease:
         else:
             logging.info("xDiT: idle for %g s. %s", seconds, done)
 
-
-def _end() -> str:
-    if manager.start is not None and not manager.start.done.is_set():
-        raise InUse("a group is on its way for a prompt")
-    return control.restart()
+    def _end(self) -> str:
+        start = self._manager.start
+        if start is not None and not start.done.is_set():
+            raise InUse("a group is on its way for a prompt")
+        return self._control.restart()

@@ -13,9 +13,9 @@ from comfy.model_management import InterruptProcessingException
 from ...contract.protocol import Standing
 from ..base import events
 from ..base.devices import DeviceSet
-from ..group.manager import manager
+from ..group.manager import GroupManager
 from ..group.process_group import ProcessGroup
-from ..run.preload import preloads
+from ..run.preload import Preloads
 
 # What the group is doing. "preloading": it is idle but for that; "lost": it ended by itself; "failed": no start.
 NONE, STARTING, IDLE, PRELOADING, WORKING = "none", "starting", "idle", "preloading", "working"
@@ -54,7 +54,9 @@ class Run:
 class Status:
     """Knows what happened since it was made."""
 
-    def __init__(self):
+    def __init__(self, manager: GroupManager, preloads: Preloads):
+        self._manager = manager
+        self._preloads = preloads
         self._lock = threading.Lock()
         self._run: Run | None = None
         self._stepped: float | None = None
@@ -95,7 +97,7 @@ class Status:
 
         `run` is the last one; it goes on while `state` is "working".
         """
-        state, group = _state()
+        state, group = self._state()
         with self._lock:
             facts = {
                 "state": state,
@@ -108,21 +110,20 @@ class Status:
             }  # fmt: skip
         return {**facts, "devices": str(group.devices) if group else None, "ranks": _ranks(group) if group else []}
 
-
-def _state() -> tuple[str, ProcessGroup | None]:
-    start, in_use = manager.start, manager.in_use
-    if start is None:
-        return NONE, None
-    if not start.done.is_set():
-        return STARTING, None
-    if start.group is None:
-        return FAILED, None
-    if not start.group.alive():
-        return LOST, None
-    cancelled = start.group.leftover is not None and not start.group.leftover.done.is_set()
-    if in_use or cancelled:
-        return WORKING, start.group
-    return PRELOADING if preloads.any() else IDLE, start.group
+    def _state(self) -> tuple[str, ProcessGroup | None]:
+        start, in_use = self._manager.start, self._manager.in_use
+        if start is None:
+            return NONE, None
+        if not start.done.is_set():
+            return STARTING, None
+        if start.group is None:
+            return FAILED, None
+        if not start.group.alive():
+            return LOST, None
+        cancelled = start.group.leftover is not None and not start.group.leftover.done.is_set()
+        if in_use or cancelled:
+            return WORKING, start.group
+        return PRELOADING if self._preloads.any() else IDLE, start.group
 
 
 def _ranks(group: ProcessGroup) -> list[dict[str, Any]]:

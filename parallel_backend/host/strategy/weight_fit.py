@@ -84,9 +84,11 @@ class Room:
         return self.footprint.on_a_rank(weights, degrees) + self.companions + shared + self.least
 
 
-def measured_room(guider: Any, noise_shape: torch.Size, group: ProcessGroup, plan: Plan | None) -> Room | None:
+def measured_room(
+    guider: Any, noise_shape: torch.Size, group: ProcessGroup, plan: Plan | None, ran_out: bool = False
+) -> Room | None:
     """Asks the ranks; None for CPU ranks, and where one does not answer. What lies on the devices now but makes room
-    when it is wanted (other models, ComfyUI's own) counts as free.
+    when it is wanted (other models, ComfyUI's own) counts as free. `ran_out`: memory did, a moment ago.
     """
     if group.devices.kind != "cuda":
         return None
@@ -100,7 +102,7 @@ def measured_room(guider: Any, noise_shape: torch.Size, group: ProcessGroup, pla
     _, activations = comfy.sampler_helpers.estimate_memory(guider.model_patcher, list(noise_shape), guider.conds)
     footprint = Footprint.of(guider.model_patcher.model, plan)
     least = comfy.model_management.minimum_inference_memory()
-    return Room(footprint, free, int(activations), least, companions=companion_bytes(guider))
+    return Room(footprint, free, int(activations), least, companions=companion_bytes(guider), ran_out=ran_out)
 
 
 def _evictable(index: int) -> int:

@@ -14,12 +14,12 @@ from .choose import Workload
 
 # Compiling costs 10 to 60 s and saves 10 to 30 ms of a step: it is for people who go on with a model.
 STEPS_BEFORE = 60
-_sampled: Counter[str] = Counter()
 
 
-def compile_wanted(config: ParallelConfig, kind: str, work: Workload) -> bool:
+def compile_wanted(config: ParallelConfig, kind: str, work: Workload, sampled: Counter[str]) -> bool:
     """`auto`: on GPUs, for an architecture with which STEPS_BEFORE steps were sampled since ComfyUI started, or which
-    was compiled on this machine before (what was compiled is kept on disk).
+    was compiled on this machine before (what was compiled is kept on disk). `sampled`: steps of each architecture since
+    ComfyUI started.
     """
     if config.compile == "off":
         return False
@@ -29,12 +29,12 @@ def compile_wanted(config: ParallelConfig, kind: str, work: Workload) -> bool:
         return False
     if config.compile == "on":
         return True
-    return kind == "cuda" and (_sampled[work.architecture] >= STEPS_BEFORE or _mark(work.architecture).exists())
+    return kind == "cuda" and (sampled[work.architecture] >= STEPS_BEFORE or _mark(work.architecture).exists())
 
 
-def count_sampled(work: Workload, kind: str, steps: int, compiled: bool) -> None:
+def count_sampled(sampled: Counter[str], work: Workload, kind: str, steps: int, compiled: bool) -> None:
     """Remember what `auto` goes by."""
-    _sampled[work.architecture] += steps
+    sampled[work.architecture] += steps
     if not compiled or kind != "cuda":
         return
     try:
