@@ -13,7 +13,7 @@ import ast
 import sys
 from collections.abc import Iterable, Iterator
 
-from import_graph import PACK_ROOT, Graph, Sources, circles, rooms
+from import_graph import PACK_ROOT, Graph, Sources, circles, graph_of_rooms
 
 PAGE = PACK_ROOT / "docs" / "architecture.md"
 BEGIN = "<!-- Made by `python3 scripts/draw_rooms.py`: from here -->"
@@ -32,7 +32,7 @@ def page_with(section: str, page: str) -> str:
 
 def section(sources: Sources) -> str:
     """The drawings and the code map, in Markdown."""
-    graph = rooms(sources)
+    graph = graph_of_rooms(sources, sources.imports())
     parts = ["### Layers", _mermaid(_layers(graph))]
     for layer in WITH_ROOMS:
         inside = {

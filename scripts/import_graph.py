@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,17 +52,17 @@ class Sources:
         return module
 
 
-def room_of(module: str, packages: Iterable[str]) -> str:
+def room_of(module: str, packages: Collection[str]) -> str:
     """The folder that a module lies in, as "host/run", "contract", "nodes"."""
     package = module if module in packages else module.rpartition(".")[0]
     return package.removeprefix(BACKEND).replace(".", "/")
 
 
-def rooms(sources: Sources) -> Graph:
-    """Room → the rooms that its modules import from."""
+def graph_of_rooms(sources: Sources, imports: Graph) -> Graph:
+    """Room → the rooms that its modules import from. `imports`: of modules."""
     packages = {name for name, file in sources.files.items() if file.name == "__init__.py"}
     graph = defaultdict(set)
-    for module, imported in sources.imports().items():
+    for module, imported in imports.items():
         room = room_of(module, packages)
         graph[room] |= {room_of(other, packages) for other in imported} - {room}
     return {room: frozenset(others) for room, others in graph.items()}
