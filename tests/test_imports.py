@@ -57,6 +57,15 @@ ONLY_IN = {
     "aiohttp": {"nodes.metrics", "nodes.status"},
 }
 
+# Rooms that import nothing of ComfyUI: they can be read, tested and timed without it.
+COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "nodes", "server"}
+WITHOUT_COMFYUI = {
+    "contract",
+    "transport",
+    "system",
+    *(f"sharding.{room}" for room in ("attention", "engine", "exchange", "plan", "plans", "transfer")),
+}
+
 MOST_FILES = 12  # in a room; plans are a list, one file for each family of models
 
 
@@ -115,6 +124,13 @@ def test_what_is_known_to_close_a_circle_still_does(known):
 def test_a_package_is_known_in_one_place(package):
     using = {short(module) for module, file in SOURCES.files.items() if package in _packages(file)}
     assert using == ONLY_IN[package]
+
+
+@pytest.mark.parametrize("room", sorted(WITHOUT_COMFYUI))
+def test_a_room_knows_nothing_of_comfyui(room):
+    members = {module: file for module, file in SOURCES.files.items() if f"{short(module)}.".startswith(f"{room}.")}
+    assert members
+    assert not {short(module) for module, file in members.items() if _packages(file) & COMFYUI}
 
 
 def _packages(file) -> set[str]:
