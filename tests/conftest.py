@@ -13,6 +13,7 @@ from support import console as consoles
 from support.comfy import import_comfy
 from support.comfy_client import ComfyClient
 from support.pack import register_pack
+from support.scheduling import SharedFixtures, by_ranks
 from support.tiny_models import ModelShelf
 
 TEST_PACKS = {
@@ -105,10 +106,12 @@ def start_comfy(host, tmp_path_factory):
     assert not left, f"processes left behind: {left}"
 
 
+def pytest_collection_modifyitems(items):
+    by_ranks(items)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    from support.scheduling import SharedFixtures
-
     return SharedFixtures(config, log)
 
 

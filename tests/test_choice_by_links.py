@@ -14,7 +14,7 @@ from xdit_comfyui.parallel_backend.host.describe.changes import Changes
 from xdit_comfyui.parallel_backend.host.run.workload import workload
 from xdit_comfyui.parallel_backend.host.strategy.choose import Workload, choose
 from xdit_comfyui.parallel_backend.host.strategy.link_speed import Link, Links
-from xdit_comfyui.parallel_backend.sharding.engine.call_modes import OVERRIDE
+from xdit_comfyui.parallel_backend.sharding.foreign.kernel_choice import OVERRIDE
 from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
 from xdit_comfyui.parallel_backend.sharding.plans.wan import WAN
 

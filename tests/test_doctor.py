@@ -12,7 +12,7 @@ from comfy_host import PACK_ROOT
 from support.comfy_client import PromptRefused
 from support.prompts import Graph
 from support.ranks import BOOTSTRAP
-from xdit_comfyui.parallel_backend.contract.protocol import Exchanged, KernelTrial, Probed
+from xdit_comfyui.parallel_backend.contract.doctor_messages import Exchanged, KernelTrial, Probed
 from xdit_comfyui.parallel_backend.doctor.advice import advice
 from xdit_comfyui.parallel_backend.doctor.report import Pair, Report
 from xdit_comfyui.parallel_backend.doctor.text import as_text

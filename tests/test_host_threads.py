@@ -7,17 +7,17 @@ import comfy.model_management
 import comfy.utils
 import pytest
 import torch
-from xdit_comfyui.parallel_backend.contract.protocol import (
+from xdit_comfyui.parallel_backend.contract.commands import Settle
+from xdit_comfyui.parallel_backend.contract.recipe import Recipe
+from xdit_comfyui.parallel_backend.contract.reports import (
     Failed,
     Finished,
     Prepared,
     Raised,
     Reading,
     Rejected,
-    Settle,
     Settled,
 )
-from xdit_comfyui.parallel_backend.contract.recipe import Recipe
 from xdit_comfyui.parallel_backend.host.base import events
 from xdit_comfyui.parallel_backend.host.base.devices import DeviceSet
 from xdit_comfyui.parallel_backend.host.base.errors import GroupError, RequestRefused

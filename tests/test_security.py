@@ -9,7 +9,7 @@ from support.ranks import is_loopback, listeners, rank_pids
 
 # The channel's messages, the request in them, and a module in that; all from the private socket pair.
 UNPICKLED_IN = {
-    ("parallel_backend/contract/protocol.py", "decode"),
+    ("parallel_backend/contract/encoding.py", "decode"),
     ("parallel_backend/rank/run/request_reader.py", "loads"),
     ("parallel_backend/transport/returned.py", "apply_changes"),
     ("parallel_backend/rank/weights/model_store.py", "module"),

@@ -1,11 +1,13 @@
 """Thirty prompts with cancels, killed ranks and switches of models: all right, and nothing grows."""
 
+import pytest
 from support.comfy_client import ComfyClient
 from support.soak.plan import make_plan
 from support.soak.resources import growth
 from support.soak.run import Soak
 
 
+@pytest.mark.timeout(600)
 def test_thirty_prompts_and_three_kills(start_comfy):
     comfy = start_comfy("--cpu", "--force-fp32", OMP_NUM_THREADS="1")
     plan = make_plan(prompts=30, kills=3, seed=1)

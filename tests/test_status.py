@@ -13,7 +13,7 @@ from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import anonymous_bytes, rank_pids, resident_bytes, weight_reads
 from support.waiting import wait_until
-from xdit_comfyui.parallel_backend.contract.protocol import Memory, Standing
+from xdit_comfyui.parallel_backend.contract.reports import Memory, Standing
 from xdit_comfyui.parallel_backend.host.service.status import memory_of
 
 DEVICES = "cpu:2"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from support.tiny_models import ModelShelf
 from xdit_comfyui.parallel_backend.contract.config import ConfigError, Degrees, ParallelConfig
-from xdit_comfyui.parallel_backend.contract.protocol import Memory, Standing
 from xdit_comfyui.parallel_backend.contract.recipe import Recipe
+from xdit_comfyui.parallel_backend.contract.reports import Memory, Standing
 from xdit_comfyui.parallel_backend.host.model.seam import Seam
 from xdit_comfyui.parallel_backend.host.model.weightless_model import XDiTModelPatcher
 from xdit_comfyui.parallel_backend.host.strategy.choose import Workload, choose

@@ -15,7 +15,7 @@ import comfy.ldm.modules.attention
 import torch
 
 from ..sharding.engine.attention_override import ShardedAttention
-from ..sharding.engine.call_modes import OVERRIDE
+from ..sharding.foreign.kernel_choice import OVERRIDE
 
 _LIBRARY = torch.library.Library("xdit", "FRAGMENT")
 _LIBRARY.define(

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ..sharding.engine.attention_override import ShardedAttention
-from ..sharding.engine.call_modes import OVERRIDE
 from ..sharding.engine.engine import ShardedModel
+from ..sharding.foreign.kernel_choice import OVERRIDE
 from ..sharding.foreign.model_watch import ForeignCode, watch
 from ..sharding.foreign.options_read import keys_read
 from ..sharding.foreign.reach import blocks_with_code

@@ -20,9 +20,8 @@ from comfy.patcher_extension import WrappersMP
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..sharding.engine.attention_override import ShardedAttention
-from ..sharding.engine.call_modes import OVERRIDE
 from ..sharding.exchange import collective_counts
-from ..sharding.foreign.kernel_choice import runs_torchs_kernel
+from ..sharding.foreign.kernel_choice import OVERRIDE, runs_torchs_kernel
 from ..sharding.foreign.model_watch import watch
 
 OPTIONS = "transformer_options"

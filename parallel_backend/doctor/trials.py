@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from comfy.model_management import throw_exception_if_processing_interrupted
 
-from ..contract.protocol import Failed, Probe, Probed
+from ..contract.doctor_messages import Probe, Probed
+from ..contract.reports import Failed
 from ..host.base.errors import GroupError
 from ..host.group.process_group import POLL_SECONDS, ProcessGroup
 from ..host.strategy.link_speed import Link, Links

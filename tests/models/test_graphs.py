@@ -9,8 +9,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from xdit_comfyui.parallel_backend.compiled import graphs
 from xdit_comfyui.parallel_backend.sharding.engine.attention_override import ShardedAttention
-from xdit_comfyui.parallel_backend.sharding.engine.call_modes import OVERRIDE
 from xdit_comfyui.parallel_backend.sharding.exchange import collective_counts
+from xdit_comfyui.parallel_backend.sharding.foreign.kernel_choice import OVERRIDE
 
 
 class Model(torch.nn.Module):

@@ -1,8 +1,8 @@
 """In how many patches a sequence flows through the stages when nobody says, and what is in each."""
 
 import pytest
-from xdit_comfyui.parallel_backend.sharding.pipeline.patch_lengths import most_patches, patch_lengths
 from xdit_comfyui.parallel_backend.sharding.pipeline.schedule import Schedule
+from xdit_comfyui.parallel_backend.sharding.plan.patch_lengths import most_patches, patch_lengths
 
 
 @pytest.mark.parametrize(

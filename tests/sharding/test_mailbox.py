@@ -114,9 +114,12 @@ def test_a_call_of_the_driver_that_fails_is_named(monkeypatch):
 def test_a_graph_is_kept_for_the_memory_that_it_knows():
     """Where that has been replaced, another one is captured."""
     mailboxes = SimpleNamespace(generation=1)
-    call = SimpleNamespace(cache=SimpleNamespace(memory=SimpleNamespace(number=7)))
     pipelined = SimpleNamespace(
-        _sharded=SimpleNamespace(call=call), in_patches=True, _patches=3, _pipe=SimpleNamespace(mailboxes=mailboxes)
+        _sharded=SimpleNamespace(call=object()),
+        _cache=SimpleNamespace(memory=SimpleNamespace(number=7)),
+        in_patches=True,
+        _patches=3,
+        _pipe=SimpleNamespace(mailboxes=mailboxes),
     )
     before = PipelinedModel.situation(pipelined)
     assert PipelinedModel.situation(pipelined) == before

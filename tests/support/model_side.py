@@ -166,8 +166,8 @@ class ModelSide:
         without, and the notes. `segments` as in StaleAttention; `compiled`: the blocks of the pipeline are.
         """
         from xdit_comfyui.parallel_backend.compiled.accelerated_model import accelerate
-        from xdit_comfyui.parallel_backend.sharding.engine.call_modes import OVERRIDE
         from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
+        from xdit_comfyui.parallel_backend.sharding.foreign.kernel_choice import OVERRIDE
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
 
         model = case.model()

@@ -1,4 +1,6 @@
-"""Which tests stay together when pytest-xdist runs the tests in several processes (`-n`)."""
+"""In which order and company tests run."""
+
+import re
 
 from xdist.scheduler import LoadScopeScheduling
 
@@ -10,3 +12,17 @@ class SharedFixtures(LoadScopeScheduling):
         file = nodeid.partition("::")[0]
         folder = file.rpartition("/")[0]
         return file if folder == "tests" else folder
+
+
+def by_ranks(items: list) -> None:
+    """Order the tests of each file by the number of CPU ranks that their parameters name, two where they name none:
+    another number means that a server's ranks end and others start, which takes longer than most tests.
+    """
+    files = {item.path: place for place, item in reversed(list(enumerate(items)))}
+
+    def ranks(item) -> int:
+        parameters = repr(item.callspec.params) if hasattr(item, "callspec") else ""
+        named = re.findall(r"cpu:(\d+)", parameters)
+        return int(named[0]) if named else 2
+
+    items.sort(key=lambda item: (files[item.path], ranks(item)))

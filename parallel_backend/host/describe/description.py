@@ -12,7 +12,7 @@ import comfy.model_management
 import comfy.model_patcher
 from comfy_api.internal import _ComfyNodeInternal
 
-from ...contract.protocol import IN_PLACE, PATCHER_STATE
+from ...contract.payload import IN_PLACE, PATCHER_STATE
 from ...contract.recipe import ModelIdentity
 from ...transport.pickling import Describers
 from ..model.file_identity import identity_of, loaded_models

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...contract.protocol import Standing
+from ...contract.reports import Standing
 
 
 class Held:

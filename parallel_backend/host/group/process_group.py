@@ -15,17 +15,14 @@ from typing import Any, Protocol
 
 import comfy.model_management
 
-from ...contract.protocol import (
-    ArenaMessage,
-    Ask,
+from ...contract.commands import ArenaMessage, Ask, Shutdown
+from ...contract.encoding import decode, encode
+from ...contract.reports import (
     Heartbeat,
     Memory,
     Reading,
     Ready,
-    Shutdown,
     Standing,
-    decode,
-    encode,
 )
 from ...system.threads import watched_thread
 from ...transport.blobs import BlobBatch, BlobSender

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ...contract.protocol import ForgetDegrees, ForgetModels, FreeMemory
+from ...contract.commands import ForgetDegrees, ForgetModels, FreeMemory
 from ..base.errors import GroupError
 from .process_group import ProcessGroup
 from .replies import Answers

@@ -10,7 +10,14 @@ from typing import Any
 
 import comfy.model_management
 
-from ...contract.protocol import Cancel, Failed, Finished, Prepared, Rejected, Settle, Settled
+from ...contract.commands import Cancel, Settle
+from ...contract.reports import (
+    Failed,
+    Finished,
+    Prepared,
+    Rejected,
+    Settled,
+)
 from ..base.errors import GroupError, OutOfMemory, RequestRefused
 from .process_group import POLL_SECONDS, ProcessGroup
 from .shortage import shortage

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ...contract.protocol import Memory
+from ...contract.reports import Memory
 
 GIB = 1024**3
 ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+ ?\w+)")

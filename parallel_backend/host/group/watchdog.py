@@ -8,7 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ...contract.protocol import LOADING, SAMPLING, Heartbeat, Reading, Standing
+from ...contract.reports import (
+    LOADING,
+    SAMPLING,
+    Heartbeat,
+    Reading,
+    Standing,
+)
 from ...system.threads import watched_thread
 from ..base.devices import DeviceSet
 from ..base.errors import GroupError

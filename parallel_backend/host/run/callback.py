@@ -11,9 +11,10 @@ import comfy.samplers
 import latent_preview
 import torch
 
+from ...contract.commands import StepAnswer
 from ...contract.process_settings import ProcessSettings
-from ...contract.protocol import Step, StepAnswer
 from ...contract.random_state import RandomState
+from ...contract.reports import Step
 from ...transport.packing import pack, unpack
 
 Callback = Callable[[int, torch.Tensor, torch.Tensor, int], None]

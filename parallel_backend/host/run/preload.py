@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import comfy.model_management
 
+from ...contract.commands import Cancel, Discard
 from ...contract.config import UNSUPPORTED, ConfigError, Degrees, ParallelConfig
-from ...contract.protocol import Cancel, Discard, Rejected, Standing
 from ...contract.recipe import ModelIdentity, UnreadableWeights
+from ...contract.reports import Rejected, Standing
 from ...sharding.plans import plan_for
 from ...transport.pickling import CannotTravel
 from ..base.devices import ranks_by_device

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import comfy.utils
 
-from ...contract.protocol import Prepared
+from ...contract.reports import Prepared
 from ..group.replies import Answers
 from ..group.shortage import GIB
 

@@ -14,8 +14,9 @@ import comfy.model_management
 import torch
 
 from ...comfyui.outer_sample import call_outer_sample
+from ...contract.commands import Discard, Forward
 from ...contract.config import Degrees, ParallelConfig
-from ...contract.protocol import Discard, Finished, Forward
+from ...contract.reports import Finished
 from ...sharding.plan.modules import replaced
 from ...transport.packing import unpack_output
 from ...transport.pickling import CannotTravel, dumps

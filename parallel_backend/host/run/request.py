@@ -10,8 +10,10 @@ from typing import Any
 
 import comfy.model_management
 
+from ...contract.commands import Discard, Go, Prepare
 from ...contract.config import Degrees, ParallelConfig
-from ...contract.protocol import Carried, Discard, Finished, Go, Prepare, Rejected
+from ...contract.payload import Carried
+from ...contract.reports import Finished, Rejected
 from ...transport.blobs import BlobBatch
 from ...transport.pickling import CannotTravel, dumps
 from ..base.errors import OutOfMemory, RequestRefused

@@ -14,8 +14,9 @@ import torch
 import tqdm
 
 from ...contract.config import REPLICATE, ConfigError, Degrees, ParallelConfig
-from ...contract.protocol import Finished, SampleRequest, Step
+from ...contract.payload import SampleRequest
 from ...contract.random_state import RandomState
+from ...contract.reports import Finished, Step
 from ...transport.packing import unpack
 from ...transport.pickling import CannotTravel
 from ...transport.returned import apply_changes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...sharding.engine.call_modes import OVERRIDE, replaced_blocks
-from ...sharding.foreign.kernel_choice import runs_torchs_kernel
-from ...sharding.foreign.node_attention import undividable_attention
+from ...sharding.engine.call_modes import replaced_blocks
+from ...sharding.engine.node_attention import undividable_attention
+from ...sharding.foreign.kernel_choice import OVERRIDE, runs_torchs_kernel
 from ...sharding.guided.guided_call import conditions_stay_together, rows_stay_together, weighs_conditions
 from ...sharding.plans import plan_for
 from ..base.devices import DeviceSet

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 from comfy.model_management import InterruptProcessingException
 
-from ...contract.protocol import Standing
+from ...contract.reports import Standing
 from ..base import events
 from ..base.devices import DeviceSet
 from ..group.manager import GroupManager

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ...contract.protocol import KernelTrial
+from ...contract.doctor_messages import KernelTrial
 from ...sharding.attention.flash3 import DISTRIBUTIONS, Flash3, runs_on
 
 BATCH, HEADS, LENGTH, HEAD_SIZE = 1, 4, 128, 64

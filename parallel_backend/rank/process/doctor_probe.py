@@ -9,7 +9,7 @@ from itertools import combinations
 import torch
 import torch.distributed as dist
 
-from ...contract.protocol import Exchanged, Probed
+from ...contract.doctor_messages import Exchanged, Probed
 from ...sharding.exchange.collectives import exchange
 from ..attention.kernel_trials import kernel_trials
 

@@ -11,7 +11,16 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from ...contract.protocol import IDLE, LOADING, SAMPLING, Ask, Heartbeat, Memory, Reading, Standing
+from ...contract.commands import Ask
+from ...contract.reports import (
+    IDLE,
+    LOADING,
+    SAMPLING,
+    Heartbeat,
+    Memory,
+    Reading,
+    Standing,
+)
 from ...sharding.exchange import collective_counts
 from ...system.threads import vital_thread
 from ...transport.channel import ChannelClosed

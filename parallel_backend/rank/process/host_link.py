@@ -13,7 +13,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ...contract.protocol import Ask, Cancel, Standing, StepAnswer, decode, encode
+from ...contract.commands import Ask, Cancel, StepAnswer
+from ...contract.encoding import decode, encode
+from ...contract.reports import Standing
 from ...system.threads import vital_thread
 from ...transport.channel import Channel, ChannelClosed
 from .cancel import CancelFlag

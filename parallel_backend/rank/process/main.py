@@ -20,29 +20,31 @@ import torch
 import torch.distributed as dist
 
 from ...comfyui import folders
-from ...contract.config import REPLICATE
-from ...contract.protocol import (
-    IDLE,
-    LOADING,
+from ...contract.commands import (
     ArenaMessage,
     Discard,
-    Failed,
-    Finished,
     ForgetDegrees,
     ForgetModels,
     Forward,
     FreeMemory,
     Go,
     Prepare,
+    Settle,
+    Shutdown,
+)
+from ...contract.config import REPLICATE
+from ...contract.doctor_messages import Probe
+from ...contract.payload import SampleRequest
+from ...contract.reports import (
+    IDLE,
+    LOADING,
+    Failed,
+    Finished,
     Prepared,
-    Probe,
     Raised,
     Ready,
     Rejected,
-    SampleRequest,
-    Settle,
     Settled,
-    Shutdown,
 )
 from ...sharding.engine.engine import ShardedModel
 from ...sharding.exchange import collective_counts

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import torch
 
-from ...contract.protocol import Step, StepAnswer
+from ...contract.commands import StepAnswer
 from ...contract.random_state import RandomState
+from ...contract.reports import Step
 from ...transport.packing import pack, unpack
 from .cancel import CancelFlag
 from .host_link import HostLink

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ...contract.protocol import Prepare
+from ...contract.commands import Prepare
 from .mesh import Mesh
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import comfy.model_management
 import torch.distributed as dist
 
-from ...contract.protocol import Forward, Prepare
+from ...contract.commands import Forward, Prepare
 from ...sharding.pipeline.schedule import Schedule
 from ..attention.kernels import attention_kernel
 from .acceleration import accelerated

@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from ...contract.protocol import Carried
+from ...contract.payload import Carried
 from ...foreign.code_origin import is_foreign_file
 from ...foreign.replaced_functions import all_modules, find_replaced, namespaces
 

@@ -11,7 +11,8 @@ import comfy.utils
 import torch
 from comfy_api.internal import lock_class
 
-from ...contract.protocol import IN_PLACE, PATCHER_STATE, ArenaMessage, Prepare
+from ...contract.commands import ArenaMessage, Prepare
+from ...contract.payload import IN_PLACE, PATCHER_STATE
 from ...contract.recipe import ModelIdentity
 from ...transport import restore
 from ...transport.blobs import BlobCache

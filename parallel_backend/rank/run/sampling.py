@@ -12,7 +12,8 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
 from ...comfyui.outer_sample import call_outer_sample
-from ...contract.protocol import Prepare, SampleRequest
+from ...contract.commands import Prepare
+from ...contract.payload import SampleRequest
 from ...contract.random_state import RandomState
 from ...sharding.engine.engine import ShardedModel
 from ...sharding.engine.session import Session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ...contract.protocol import Reading
+from ...contract.reports import Reading
 from .rank_patcher import RankModelPatcher
 
 

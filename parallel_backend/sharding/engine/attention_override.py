@@ -5,21 +5,17 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..attention.usp import announce_keys, sequence_parallel_attention
 from ..foreign.authors import name_of
-from ..foreign.node_attention import OPTIONS_IN_ORDER, NodeAttention, node_attention
+from ..foreign.kernel_choice import OVERRIDE, node_attention
 from ..foreign.own_options import InOptions
-from ..pipeline.patch_attention import attention_with_cache
 from ..plan.token_layout import Segments
-from .call_modes import OVERRIDE
-
-if TYPE_CHECKING:
-    from .engine import ShardedModel
-    from .model_call import Call
+from .model_call import Call
+from .node_attention import OPTIONS_IN_ORDER, NodeAttention
 
 
 class ShardedAttention(InOptions):
@@ -58,8 +54,8 @@ class ShardedAttention(InOptions):
             return self._local(function, q, k, v, q.shape[1], mask, **{**options, "skip_reshape": True})
 
         session, split = self._call.session, self._call.split(segments)
-        if self._call.cache is not None and self._call.block is not None:
-            out = attention_with_cache(self._call, q, k, v, mask, segments, kernel)
+        if (pipeline := self._call.pipeline) is not None and pipeline.attends():
+            out = pipeline.attention(self._call, (q, k, v), mask, segments, kernel)
             return out.unflatten(2, (heads, -1)).transpose(1, 2) if split_output else out
         if mask is not None:
             mask = self._call.mask(mask, segments)
@@ -83,7 +79,7 @@ class ShardedAttention(InOptions):
         """The next call will be with these keys and values [B, h, l, D]: their exchange may begin."""
         call = self._call
         segments = call.attention_segments
-        if segments is not None and not call.whole_queries and call.cache is None and self.node is None:
+        if segments is not None and not call.whole_queries and call.pipeline is None and self.node is None:
             call.announced = announce_keys(k, v, groups=call.session.sp, split_kv=call.split(segments))
 
     def _whole_keys(self, keys: torch.Tensor, segments: Segments) -> torch.Tensor:
@@ -113,8 +109,8 @@ def _by_heads(q, k, v, heads: int, options: dict[str, Any]):
     return tuple(tensor.unflatten(-1, (-1, size)).transpose(1, 2) for tensor in (q, k, v))
 
 
-def route_global(name: str, model: ShardedModel) -> None:
-    """Send calls of the attention function "module:name" through the exchange while `model` runs sharded.
+def route_global(name: str, call_in_progress: Callable[[], Call | None]) -> None:
+    """Send calls of the attention function "module:name" through the exchange while a model runs sharded.
 
     For architectures that call it without transformer_options, where ComfyUI's override does not reach.
     """
@@ -124,7 +120,7 @@ def route_global(name: str, model: ShardedModel) -> None:
 
     @functools.wraps(original)
     def routed(q, k, v, heads, *args, **kwargs):
-        call = model.call
+        call = call_in_progress()
         if call is None or call.attention_segments is None or kwargs.get("transformer_options"):
             return original(q, k, v, heads, *args, **kwargs)
         return ShardedAttention(call, None)(original, q, k, v, heads, *args, **kwargs)

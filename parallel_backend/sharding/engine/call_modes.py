@@ -7,7 +7,6 @@ from typing import Any
 
 from ..plan.plan import Plan
 
-OVERRIDE = "optimized_attention_override"  # in transformer_options
 BLOCK_REPLACEMENTS = frozenset({"dit"})
 # Patches of ComfyUI that hand attention more keys than they got, by class: Flux KV Cache.
 CHANGE_TOKENS = frozenset({"KV_Attn_Input"})

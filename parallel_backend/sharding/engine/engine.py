@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from ..foreign.kernel_choice import OVERRIDE
 from ..foreign.model_watch import ForeignCode, watch
 from ..foreign.options_read import keys_read
 from ..foreign.reach import Reach, reach_of
@@ -21,16 +22,12 @@ from ..plan.errors import ShardingError
 from ..plan.modules import argument_names, bind, blocks_at, check_arguments, module_at
 from ..plan.plan import Blocks, Gather, Plan, Undivided
 from .attention_override import ShardedAttention, route_global
-from .call_modes import OVERRIDE, Mode, mode_for
+from .call_modes import Mode, mode_for
 from .inner_patches import wrap_inner
-from .model_call import Call, LengthsUnknown
+from .model_call import Call, LengthsUnknown, Pipeline
 from .modulations import DividedModulations
 from .residuals import shard_residuals
 from .session import Session
-
-if TYPE_CHECKING:
-    from ..pipeline.keys_values import Memory
-    from ..pipeline.pipelined_model import PipelinedModel
 
 
 class ShardedModel:
@@ -45,8 +42,8 @@ class ShardedModel:
         self.plan = plan
         self.session: Session | None = None
         self.whole_weights = True
-        self.pipeline: PipelinedModel | None = None
-        self.pipeline_memory: dict[Hashable, Memory] = {}  # kept from the last request
+        self.pipeline: Pipeline | None = None
+        self.pipeline_memory: dict[Hashable, Any] = {}  # what a pipeline kept from the last request
         self.call: Call | None = None
         self._watch = watch(model)  # its hook comes first
         self._reach: tuple[tuple[ForeignCode, ...], Reach] = ((), Reach())
@@ -70,7 +67,7 @@ class ShardedModel:
         for undivided in plan.undivided:
             self._hook_undivided(model, undivided)
         for name in plan.attention_globals:
-            route_global(name, self)
+            route_global(name, lambda: self.call)
 
     def _hook_block(self, block: torch.nn.Module, blocks: Blocks) -> None:
         names = argument_names(block, blocks.signature)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 
 from ..attention.ring import Announced
 from ..exchange.collectives import TokenSplit
 from ..foreign.reach import Reach
-from ..pipeline.keys_values import ConditionCache
 from ..plan.argument_kinds import Grid, Tokens, Used
 from ..plan.errors import ShardingError
 from ..plan.plan import GRID, Blocks, Plan
@@ -20,12 +19,42 @@ from .call_modes import Mode
 from .gather import gather_keys, gather_tokens
 from .session import Session
 
-if TYPE_CHECKING:
-    from ..pipeline.pipelined_model import PipelinedModel
-
 
 class LengthsUnknown(ShardingError):
     """Blocks that take several segments in one tensor were called before those that tell how long each is."""
+
+
+class Pipeline(Protocol):
+    """What sequence parallelism knows of a pipeline of stages; pipeline/pipelined_model.py is one."""
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """(number of the patch in progress, number of patches)"""
+
+    def begin(self, call: Call | None, options: dict[str, Any], inputs: tuple) -> None:
+        """A model call begins; `call` is None for one that is not divided. `options`: its transformer_options."""
+
+    def situation(self) -> Hashable | None:
+        """As ShardedModel.situation."""
+
+    def refuse(self, reach: Reach) -> None:
+        """Raises ShardingError for foreign code that cannot run on one stage alone."""
+
+    def attends(self) -> bool:
+        """Whether attention is the pipeline's own now: over keys and values that it keeps."""
+
+    def attention(
+        self,
+        call: Call,
+        qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+        segments: Segments,
+        kernel: Callable[..., torch.Tensor],
+    ) -> torch.Tensor:
+        """As sequence_parallel_attention of q, k, v [B, H, l, D] of this rank: [B, l, H*D]."""
+
+    def patch_made(self, call: Call, output: torch.Tensor, length: int) -> torch.Tensor:
+        """[B, l, C] of this patch → [B, length, C] of all of them."""
 
 
 class Call:
@@ -36,20 +65,15 @@ class Call:
     with local attention runs inside it;
     `split_queries`: attention is local in it, but its queries are this rank's share;
     `whole_queries`: one whose keys alone are split; `whole_arguments`: what patches inside the block see whole.
-    With a `pipeline`, `cache` holds the keys and values to use and to keep, `block` the number of the staged one that
-    runs, `made` the outputs of the patches before this one. `announced`: the keys and values of the next attention, on
+    `announced`: the keys and values of the next attention, on
     their way. `node_attention`: the name of a node's own attention, "" without one.
     """
 
-    def __init__(
-        self, session: Session, mode: Mode, pipeline: PipelinedModel | None = None, reach: Reach | None = None
-    ):
+    def __init__(self, session: Session, mode: Mode, pipeline: Pipeline | None = None, reach: Reach | None = None):
         self.session = session
         self.mode = mode
         self.reach = reach if reach is not None else Reach()
         self.pipeline = pipeline
-        self.cache: ConditionCache | None = None
-        self.made: list[torch.Tensor] = []
         self.node_attention = ""
         self.reset()
 
@@ -65,7 +89,6 @@ class Call:
         self.attention_calls = 0
         self.whole_arguments: dict[str, Any] = {}
         self.grids: dict[Segments, tuple[int, tuple[int, ...]]] = {}
-        self.block: int | None = None
         self.announced: Announced | None = None
         self._remembered: dict[tuple, tuple[Any, torch.Tensor]] = {}
 

@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 
-if TYPE_CHECKING:
-    from ..attention.direct_ring import DirectRing
-    from ..attention.symmetric_exchange import SymmetricExchange
+from .written_directly import HeadExchange, RingExchange
 
 
 @dataclass(frozen=True)
@@ -31,8 +28,8 @@ class SequenceGroups:
     ring_size: int
     ranks: tuple[int, ...]
     sequence: dist.ProcessGroup | None
-    symmetric: "SymmetricExchange | None" = None
-    direct: "DirectRing | None" = None
+    symmetric: HeadExchange | None = None
+    direct: RingExchange | None = None
 
     @property
     def rank(self) -> int:

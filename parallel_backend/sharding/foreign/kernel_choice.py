@@ -18,6 +18,7 @@ import comfy.ldm.modules.attention as comfy_attention
 
 from .authors import name_of
 
+OVERRIDE = "optimized_attention_override"  # in transformer_options
 GIVEN = "given"
 """What `chosen_kernel` says of an override that calls the function that it was given."""
 
@@ -56,6 +57,12 @@ def chosen_kernel(override: Callable) -> Callable | str | None:
     few = {name: every[name] for name in _NAMES[:4]}
     kernels = [_called_with(override, bound, arguments) for arguments in (every, few)]
     return kernels[0] if kernels[0] is kernels[1] else None
+
+
+def node_attention(options: dict[str, Any]) -> Callable | None:
+    """The override in these transformer_options, if it is a node's own attention."""
+    override = options.get(OVERRIDE)
+    return override if override is not None and chosen_kernel(override) is None else None
 
 
 def runs_torchs_kernel(override: Callable | None) -> bool:

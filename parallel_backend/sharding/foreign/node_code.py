@@ -12,7 +12,7 @@ from comfy.hooks import EnumHookType
 from comfy.patcher_extension import WrappersMP
 
 from .authors import name_of
-from .node_attention import node_attention
+from .kernel_choice import node_attention
 
 OURS = "xdit"  # the key of this pack's wrappers
 # Wrappers that run inside a guided call.

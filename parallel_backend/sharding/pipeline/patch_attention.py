@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from ..attention.ulysses import split_heads
 from ..attention.usp import Kernel, own_heads, sequence_parallel_attention
 from ..engine.gather import gather_keys
+from ..engine.model_call import Call
 from ..plan.token_layout import Segments
-from .keys_values import Span
-
-if TYPE_CHECKING:
-    from ..engine.model_call import Call
+from .keys_values import ConditionCache, Span
 
 
 def attention_with_cache(
     call: Call,
+    cache: ConditionCache,
+    block: int,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -25,13 +23,13 @@ def attention_with_cache(
     segments: Segments,
     kernel: Kernel,
 ) -> torch.Tensor:
-    """As sequence_parallel_attention, over this patch's tokens and what the cache holds of the others.
+    """As sequence_parallel_attention, over this patch's tokens and what `cache` holds of the others for `block`.
 
     q, k, v [B, H, l, D]: this rank's tokens of the patch, all heads; `mask` as the model gives it. `kernel` sees keys
     and values in the model's order of tokens, this patch's among them. Returns [B, l, H*D].
     """
     sp, split, spans = call.session.sp, call.split(segments), _spans(call, segments)
-    place, total = (call.block, call.attention_calls), call.layout.total(segments)
+    place, total = (block, call.attention_calls), call.layout.total(segments)
     local_mask = mask is not None and call.inside.mask == "local"
     if local_mask:
         mask = gather_keys(mask, split, sp)
@@ -40,7 +38,7 @@ def attention_with_cache(
         mask = own_heads(_query_rows(call, mask, spans), heads, sp)
 
     def with_cache(q, k, v, _):
-        kept = call.cache.attention(place, k, v, total)
+        kept = cache.attention(place, k, v, total)
         kept.write(k, v, spans)
         if local_mask:
             kept.write_mask(mask, spans)

@@ -19,8 +19,9 @@ import torch.distributed as dist
 from ..engine.call_modes import Mode, replaced_blocks
 from ..engine.engine import ShardedModel
 from ..engine.model_call import Call
+from ..engine.node_attention import undividable_attention
 from ..foreign.authors import name_of
-from ..foreign.node_attention import node_attention, undividable_attention
+from ..foreign.kernel_choice import node_attention
 from ..foreign.reach import Reach
 from ..plan.argument_kinds import Tokens
 from ..plan.errors import ShardingError
@@ -31,6 +32,7 @@ from .empty_patches import shapes_without_tokens, spare_linears
 from .key_value_caches import Caches, conditions_of
 from .keys_values import ConditionCache
 from .once_per_call import Once, callables_at
+from .patch_attention import attention_with_cache
 from .schedule import Schedule
 from .stages import StagedBlock, own_chunks, staged_blocks
 
@@ -72,6 +74,9 @@ class PipelinedModel:
         self._runs: list[tuple[range, int]] = []
         self._run = self._to_post = 0
         self._received = False
+        self._cache: ConditionCache | None = None  # the keys and values to use and to keep
+        self._block_number: int | None = None  # of the staged block that runs
+        self._made: list[torch.Tensor] = []  # the outputs of the patches before this one
         self._once = Once()
         self._started = contextlib.ExitStack()
 
@@ -112,9 +117,9 @@ class PipelinedModel:
     def situation(self) -> Hashable | None:
         """As ShardedModel.situation."""
         call = self._sharded.call
-        if call is None or not self.in_patches:
+        if call is None or self._cache is None or not self.in_patches:
             return None
-        return (self._patches, call.cache.memory.number, self._pipe.mailboxes.generation)
+        return (self._patches, self._cache.memory.number, self._pipe.mailboxes.generation)
 
     def refuse(self, reach: Reach) -> None:
         """Raises ShardingError for foreign code that this rank's stages alone cannot run: around or at blocks, which
@@ -132,6 +137,7 @@ class PipelinedModel:
         The choice must be, and is, the same on all ranks.
         """
         self._patches, self._patch = 1, 0
+        self._cache, self._block_number, self._made = None, None, []
         if (why := replaced_blocks(options) or undividable_attention(options)) != "":
             raise ShardingError(f"{why}; set pipefusion to 1")
         if call is None:
@@ -145,7 +151,7 @@ class PipelinedModel:
             return
         if schedule.always_exact:
             return
-        call.cache = cache = self._caches.of(conditions)
+        self._cache = cache = self._caches.of(conditions)
         if cache.calls and not schedule.warming(cache.calls):
             sequence = self._sharded.session.sp.size
             stages, chunks = self._pipe.stages.size, len(self._chunks)
@@ -174,10 +180,10 @@ class PipelinedModel:
                 output = self._each_run(call, lambda: original(*args, **kwargs))
             for way in ways:
                 way.finish()
-            if call is not None and call.cache is not None and not call.cache.streams:
+            if call is not None and (cache := self._cache) is not None and not cache.streams:
                 streams = tuple(length for _, length in call.layout.lengths)
-                self._agree_on_room(call.cache, streams)
-                call.cache.streams = streams
+                self._agree_on_room(cache, streams)
+                cache.streams = streams
             return output
 
         return forward
@@ -189,6 +195,7 @@ class PipelinedModel:
         self._to_post = 0
         for run, (chunk, patch) in enumerate(self._runs):
             self._run, self._chunk, self._patch, self._received = run, chunk, patch, False
+            self._block_number = None
             self._once.begin_run()
             if call is not None:
                 call.reset()
@@ -264,12 +271,9 @@ class PipelinedModel:
     @contextlib.contextmanager
     def _block(self, index: int) -> Iterator[None]:
         """The block with this number runs here."""
-        call = self._sharded.call
-        if call is not None:
-            call.block = index
+        self._block_number = index
         yield
-        if call is not None:
-            call.block = None
+        self._block_number = None
 
     @property
     def _last_run(self) -> bool:
@@ -300,7 +304,7 @@ class PipelinedModel:
         """Be ready for what the next run that is not provided for receives."""
         chunk, patch = self._runs[self._to_post]
         if self.in_patches:
-            self._sharded.call.cache.arriving[self._patches, patch, chunk.start] = shapes
+            self._cache.arriving[self._patches, patch, chunk.start] = shapes
         self._pipe.before.post(chunk.start - 1, shapes, (patch, self._patches) if self.in_patches else None)
         self._to_post += 1
 
@@ -317,7 +321,7 @@ class PipelinedModel:
             if chunk.start == 0:
                 self._to_post += 1
                 continue
-            shapes = self._sharded.call.cache.arriving.get((self._patches, patch, chunk.start))
+            shapes = self._cache.arriving.get((self._patches, patch, chunk.start))
             if shapes is None:  # not yet seen: when the run begins
                 self._to_post = max(self._to_post, self._run + 1)
                 return
@@ -331,6 +335,21 @@ class PipelinedModel:
         dist.broadcast(whole, stages.ranks[-1], group=stages.group)
         return (whole, *others) if isinstance(output, tuple) else whole
 
+    def attends(self) -> bool:
+        """Whether attention is over keys and values kept here: in a block of the stages, once conditions are known."""
+        return self._cache is not None and self._block_number is not None
+
+    def attention(
+        self,
+        call: Call,
+        qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+        segments: Segments,
+        kernel: Callable[..., torch.Tensor],
+    ) -> torch.Tensor:
+        """As sequence_parallel_attention of q, k, v [B, H, l, D] of this rank's patch: [B, l, H*D]."""
+        return attention_with_cache(call, self._cache, self._block_number, *qkv, mask, segments, kernel)
+
     def patch_made(self, call: Call, output: torch.Tensor, length: int) -> torch.Tensor:
         """[B, l, C] of this patch → [B, length, C] of all of them, in the order of patches, once the last is made.
 
@@ -338,10 +357,10 @@ class PipelinedModel:
         """
         if self._pipe.stages.index < self._pipe.stages.size - 1:
             return output.new_empty((output.shape[0], length, *output.shape[2:]))
-        call.made.append(output)
+        self._made.append(output)
         if not self._last_run:
             raise RunDone
-        made, call.made = call.made, []
+        made, self._made = self._made, []
         return torch.cat(made, 1)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .patch_lengths import most_patches
+from ..plan.patch_lengths import most_patches
 
 PATCH_TOKENS = 1024  # a patch much smaller leaves a large GPU idle within its kernels
 MOST_PATCHES = 8

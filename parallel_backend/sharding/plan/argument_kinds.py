@@ -1,24 +1,35 @@
 """How one argument of a block is cut for a rank. Each kind is a frozen value with one method.
 
-`cut(value, call)` gets the argument as the model passed it (never None) and the Call in progress, whose `layout` says
-who holds which rows, and whose `sharded` says whether tokens came in split already. Kinds that hold tokens also have
-`count(value)`, the number of tokens in a whole value; `Used` tells the length of a segment.
+`cut(value, call)` gets the argument as the model passed it (never None) and the model call in progress, whose `layout`
+says who holds which rows, and whose `sharded` says whether tokens came in split already. Kinds that hold tokens also
+have `count(value)`, the number of tokens in a whole value; `Used` tells the length of a segment.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from .errors import ShardingError
-from .token_layout import Segments
+from .token_layout import Layout, Segments
 
-if TYPE_CHECKING:
-    from ..engine.model_call import Call
+
+class Call(Protocol):
+    """The model call in progress, as far as a cut depends on it."""
+
+    sharded: bool
+    grids: dict[Segments, tuple[int, tuple[int, ...]]]
+    node_attention: str
+
+    @property
+    def layout(self) -> Layout: ...
+
+    def remember(self, kind: Any, value: Any, make: Callable[[], Any]) -> Any: ...
 
 
 @dataclass(frozen=True, init=False)

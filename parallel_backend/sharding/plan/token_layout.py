@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 
 from ..exchange.collectives import TokenSplit, split_evenly
-from ..pipeline.patch_lengths import patch_lengths
+from .patch_lengths import patch_lengths
 
 Segments = tuple[str, ...]
 

@@ -8,27 +8,18 @@ this rank's tokens. The rest of the block stays divided.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ..engine.call_modes import OVERRIDE
+from ..foreign.authors import name_of
+from ..foreign.kernel_choice import OVERRIDE, node_attention
+from ..foreign.remembering import may_remember
 from ..plan.token_layout import Segments
-from .authors import name_of
-from .kernel_choice import chosen_kernel
-from .remembering import may_remember
-
-if TYPE_CHECKING:
-    from ..engine.model_call import Call
+from .model_call import Call
 
 # What attention functions take behind q, k, v and heads.
 OPTIONS_IN_ORDER = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")
-
-
-def node_attention(options: dict[str, Any]) -> Callable | None:
-    """The override in these transformer_options, if it is a node's own attention."""
-    override = options.get(OVERRIDE)
-    return override if override is not None and chosen_kernel(override) is None else None
 
 
 def undividable_attention(options: dict[str, Any]) -> str:
