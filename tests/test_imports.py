@@ -31,18 +31,6 @@ LAYERS = {
 
 # Imports that close a circle, each with why it is there. One that is gone, or closes none any more, leaves this list.
 KNOWN = {
-    ("sharding.plan.argument_kinds", "sharding.engine.model_call"): "the type of what an argument is cut for",
-    ("sharding.plan.token_layout", "sharding.pipeline.patch_lengths"): "a layout in patches has uneven parts",
-    ("sharding.foreign.node_attention", "sharding.engine.model_call"): "the type of the call that it attends in",
-    ("sharding.foreign.node_attention", "sharding.engine.call_modes"): "the name of ComfyUI's override",
-    ("sharding.engine.attention_override", "sharding.engine.engine"): "the type of the model that it serves",
-    ("sharding.engine.attention_override", "sharding.pipeline.patch_attention"): "attention with PipeFusion's cache",
-    ("sharding.engine.engine", "sharding.pipeline.keys_values"): "the type of the memory that it keeps",
-    ("sharding.engine.engine", "sharding.pipeline.pipelined_model"): "the type of the pipeline that it asks",
-    ("sharding.engine.model_call", "sharding.pipeline.keys_values"): "the type of a call's cache",
-    ("sharding.engine.model_call", "sharding.pipeline.pipelined_model"): "the type of the pipeline that it asks",
-    ("sharding.exchange.collectives", "sharding.attention.direct_ring"): "the type of what a group may write through",
-    ("sharding.exchange.collectives", "sharding.attention.symmetric_exchange"): "the same",
     ("rank.run.request_reader", "rank.process.pack_imports"): "packs are imported while a request is read",
     ("rank.run.sampling", "rank.process.step_stream"): "the type of what tells the host of steps",
     ("rank.weights.lock_step", "rank.run.mesh"): "the type of the groups that it keeps in step",
