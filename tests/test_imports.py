@@ -15,8 +15,8 @@ IMPORTS = SOURCES.imports()
 
 # Which layers a layer may import from. Inside a layer there is no circle between rooms.
 LAYERS = {
-    "nodes": {"doctor", "host", "contract", "loading"},
-    "doctor": {"host", "contract", "sharding"},
+    "nodes": {"doctor", "host", "contract", "loading", "comfyui"},
+    "doctor": {"host", "contract", "sharding", "comfyui"},
     "host": {"contract", "sharding", "loading", "foreign", "comfyui", "transport", "system"},
     "rank": {"compiled", "contract", "sharding", "loading", "foreign", "comfyui", "transport", "system"},
     "compiled": {"sharding"},
@@ -27,13 +27,6 @@ LAYERS = {
     "foreign": set(),
     "comfyui": set(),
     "system": set(),
-}
-
-# Imports that close a circle, each with why it is there. One that is gone, or closes none any more, leaves this list.
-KNOWN = {
-    ("rank.run.request_reader", "rank.process.pack_imports"): "packs are imported while a request is read",
-    ("rank.run.sampling", "rank.process.step_stream"): "the type of what tells the host of steps",
-    ("rank.weights.lock_step", "rank.run.mesh"): "the type of the groups that it keeps in step",
 }
 
 # Other people's packages that one place only knows: what it costs to import them, or to lose them, ends there.
@@ -65,10 +58,6 @@ def layer_of(module: str) -> str:
     return short(module).partition(".")[0]
 
 
-def without_known(graph):
-    return {one: frozenset(o for o in others if (short(one), short(o)) not in KNOWN) for one, others in graph.items()}
-
-
 def as_lines(groups) -> list[str]:
     return sorted(", ".join(sorted(short(member) for member in group)) for group in groups)
 
@@ -90,22 +79,11 @@ def test_the_table_of_layers_allows_no_more_than_is_used():
 
 
 def test_no_circle_between_modules():
-    assert as_lines(circles(without_known(IMPORTS))) == []
+    assert as_lines(circles(IMPORTS)) == []
 
 
 def test_no_circle_between_rooms():
-    assert as_lines(circles(graph_of_rooms(SOURCES, without_known(IMPORTS)))) == []
-
-
-@pytest.mark.parametrize("known", KNOWN, ids=" imports ".join)
-def test_what_is_known_to_close_a_circle_still_does(known):
-    """Of modules, or of rooms, when all the other known ones are gone."""
-    one, other = (f"{BACKEND}{name}" for name in known)
-    assert other in IMPORTS.get(one, ()), f"{known[0]} no longer imports {known[1]}: take it off KNOWN"
-    graph = without_known(IMPORTS)
-    graph = {**graph, one: graph[one] | {other}}
-    closes = circles(graph) or circles(graph_of_rooms(SOURCES, graph))
-    assert closes, f"{known[0]} → {known[1]} closes no circle any more: take it off KNOWN"
+    assert as_lines(circles(graph_of_rooms(SOURCES, IMPORTS))) == []
 
 
 @pytest.mark.parametrize("package", ONLY_IN)
