@@ -34,7 +34,7 @@ class XDiTBenchmark(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model that you sample with, patches included."),
-                io.Conditioning.Input("positive", tooltip="What you sample with: its length counts."),
+                io.Conditioning.Input("positive", tooltip="The prompt that you sample with; its length matters."),
                 io.Conditioning.Input("negative", tooltip="Evaluated when cfg is above 1, as in a sampler."),
                 io.Latent.Input("latent_image", tooltip="A latent of the size and batch that you sample."),
                 io.Int.Input(

@@ -34,7 +34,7 @@ def _preload_input() -> io.Input:
         default=False,
         optional=True,
         tooltip="The ranks read the weights as soon as this node runs, while ComfyUI goes on with the text encoder and"
-        " whatever else comes before the sampler. Only where they fit beside what the devices hold then.",
+        " whatever else comes before the sampler. Only if they fit beside what the devices hold at that moment.",
     )
 
 

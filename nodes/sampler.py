@@ -42,12 +42,12 @@ class XDiTSampler(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Classifier-free guidance scale. 1.0 leaves the negative prompt out (Flux).",
+                    tooltip="Classifier-free guidance scale. At 1.0 the negative prompt is not evaluated (Flux).",
                 ),
                 io.Combo.Input(
                     "sampler_name",
                     options=comfy.samplers.KSampler.SAMPLERS,
-                    tooltip="The sampling algorithm. Every one of ComfyUI's works.",
+                    tooltip="The sampling algorithm; all of ComfyUI's work.",
                 ),
                 io.Combo.Input(
                     "scheduler",

@@ -3,7 +3,7 @@
 python3 scripts/test.py [arguments for pytest]
 
 Without arguments all tests run, in two processes at a time: most wait for ranks and ComfyUIs more than they compute.
-Then those of faults, by themselves: they are about ranks that do not answer in time.
+Then those of faults, which are about ranks that do not answer in time. The slowest are listed.
 """
 
 import os
@@ -14,7 +14,8 @@ import time
 from comfy_host import PACK_ROOT, SetupError, ensure_host
 
 FAULTS = "tests/faults"
-ALL = {"pytest": ("--numprocesses", "2", f"--ignore={FAULTS}"), "pytest of faults": (FAULTS,)}
+TWO_AT_A_TIME = ("--numprocesses", "2", "--durations", "30")
+ALL = {"pytest": (*TWO_AT_A_TIME, f"--ignore={FAULTS}"), "pytest of faults": (*TWO_AT_A_TIME, FAULTS)}
 
 
 def main() -> int:

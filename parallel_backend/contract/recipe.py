@@ -108,7 +108,7 @@ def _without_recipe(patcher: Any) -> str:
     return (
         f"{text}: if it comes from a safetensors file or a checkpoint, load that with xDiT Loader or xDiT Checkpoint"
         " Loader; else sample it on one device with a stock sampler. A node pack makes its MODELs loadable by setting"
-        " cached_patcher_init (see xDiT's README)"
+        " cached_patcher_init (see docs/loaders.md of xDiT for ComfyUI)"
     )
 
 

@@ -55,7 +55,7 @@ def _measure(report: Report, devices: DeviceSet, group_for: GroupFor) -> Links |
         report.problems.append(
             Problem(
                 f"the ranks failed. {error}",
-                "mend what the last lines name. If they name NCCL, or a rank did not answer: set NCCL_P2P_DISABLE=1 in"
+                "fix what the last lines name. If they name NCCL, or a rank did not answer: set NCCL_P2P_DISABLE=1 in"
                 " ComfyUI's environment and run the doctor again",
             )
         )

@@ -53,7 +53,7 @@ def _shards(index: str) -> list[str]:
             return sorted({os.path.normpath(name) for name in json.load(file)["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnknownLayout(
-            f"{shown(index)} is no index of shards ({type(error).__name__}: {error}); download the folder again"
+            f"{shown(index)} is not an index of shards ({type(error).__name__}: {error}); download the folder again"
         ) from error
 
 

@@ -28,7 +28,9 @@ def pack_output(output: Any) -> tuple[str, tuple]:
         return TENSOR, pack(output)
     if isinstance(output, list | tuple) and all(isinstance(one, torch.Tensor) for one in output):
         return type(output).__name__, tuple(pack(one) for one in output)
-    raise TypeError(f"a diffusion model gave {type(output).__name__}; tensors, or a list or tuple of them, can be sent")
+    raise TypeError(
+        f"a diffusion model returned {type(output).__name__}; only tensors, or a list or tuple of them, can be sent"
+    )
 
 
 def unpack_output(packed: tuple[str, tuple], device: torch.device | str = "cpu") -> Any:

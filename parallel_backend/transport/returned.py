@@ -147,7 +147,7 @@ class Received:
         made = self._made[number]
         owner = made if hasattr(made, "__qualname__") else type(made)
         name = f"{owner.__qualname__} of {owner.__module__}" if hasattr(owner, "__qualname__") else "a shared variable"
-        return f"what {name} keeps after the run cannot come back from the ranks: {error}"
+        return f"what {name} holds after the run cannot be sent back from the ranks: {error}"
 
     def _frozen_contents(self, held: dict[str, Any]) -> Any:
         return tuple((name, self._frozen(value)) for name, value in held.items())

@@ -4,14 +4,16 @@ import re
 
 from xdist.scheduler import LoadScopeScheduling
 
+SHARED_RANKS = ("tests/models", "tests/sharding")
+
 
 class SharedFixtures(LoadScopeScheduling):
-    """Those of a file; and those of a folder, whose files share ranks or a ComfyUI of their own."""
+    """Those of a file; and those of a folder whose files share ranks, forked from a process that takes long to make."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         folder = file.rpartition("/")[0]
-        return file if folder == "tests" else folder
+        return folder if folder in SHARED_RANKS else file
 
 
 def by_ranks(items: list) -> None:

@@ -37,7 +37,7 @@ def gpus() -> list[GpuRow]:
     text = _run("--query-gpu=" + ",".join(FIELDS), "--format=csv,noheader,nounits")
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.strip()]
     if any(len(row) != len(FIELDS) or not row[0].isdigit() for row in rows):
-        raise NvidiaSmiError(f"nvidia-smi gave something else than a list of GPUs: {text.strip()[:200]}")
+        raise NvidiaSmiError(f"nvidia-smi gave something other than a list of GPUs: {text.strip()[:200]}")
     return [GpuRow(int(row[0]), row[1], row[2], row[3], *map(_mib, row[4:])) for row in rows]
 
 

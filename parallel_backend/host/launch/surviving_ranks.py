@@ -40,7 +40,7 @@ def _wait(pid: int, start_time: str) -> None:
         return  # another process by now
     with contextlib.suppress(ChildProcessError):  # ComfyUI runs in a child of the process that had these ranks
         os.waitpid(pid, 0)
-        logging.debug("xDiT: rank process %s of before the restart has ended", pid)
+        logging.debug("xDiT: rank process %s from before the restart has ended", pid)
 
 
 def _known() -> set[str]:

@@ -185,7 +185,7 @@ def _give_back(manager: GroupManager) -> None:
     try:
         forget_degrees(group)
     except FAILURES as error:
-        logging.warning("xDiT Benchmark: what it made in the ranks is not given back: %s", error)
+        logging.warning("xDiT Benchmark: what it took in the ranks was not freed: %s", error)
 
 
 def _warm_up(degrees: Degrees, config: ParallelConfig) -> int:
@@ -208,7 +208,7 @@ def _keep(key: Key, best: Trial | None, same_devices: bool) -> None:
     if best is None:
         return
     if not same_devices:
-        logging.warning("xDiT Benchmark: a device was left out meanwhile, so nothing is remembered")
+        logging.warning("xDiT Benchmark: a device was lost during the measurement, so nothing is remembered")
         return
     try:
         keep_best(key, best.degrees, best.seconds)

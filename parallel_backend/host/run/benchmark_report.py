@@ -40,7 +40,7 @@ def _remark(trial: Trial, measured: Measured) -> str:
         return REMEMBERED
     if not trial.exact:
         return APPROXIMATE
-    return "what auto takes unmeasured" if trial.degrees == measured.rule else ""
+    return "what auto takes without a measurement" if trial.degrees == measured.rule else ""
 
 
 def _reason(trial: Trial) -> str:

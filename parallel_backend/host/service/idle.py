@@ -60,5 +60,5 @@ class IdleRelease:
     def _end(self) -> str:
         start = self._manager.start
         if start is not None and not start.done.is_set():
-            raise InUse("a group is on its way for a prompt")
+            raise InUse("a prompt is starting ranks")
         return self._control.restart()

@@ -138,7 +138,7 @@ class _Memory:
             yield _gpu_memory()
         except nvidia_smi.NvidiaSmiError as error:
             if not self._warned:
-                logging.warning("xDiT: the metrics are without the GPUs' memory: %s", error)
+                logging.warning("xDiT: GPU memory is missing from the metrics: %s", error)
             self._warned = True
 
 

@@ -116,7 +116,7 @@ def _read(path: Path, mtime_ns: int, size: int) -> list[tuple[Key, Best]]:
     try:
         return read_entries(path, FORMAT, _entry)
     except ValueError as error:
-        logging.warning("xDiT: %s; until XDiT Benchmark does, auto goes by its rule", error)
+        logging.warning("xDiT: %s; until xDiT Benchmark measures again, auto goes by its own rules", error)
         return []
 
 

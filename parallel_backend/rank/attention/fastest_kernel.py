@@ -67,7 +67,7 @@ class Fastest:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                logging.info("attention %s: not by %s: %s", signature, kernel, error)
+                logging.info("attention %s: %s cannot be used: %s", signature, kernel, error)
         taken = next(iter(seconds), kernels[0])
         if seconds and (best := min(seconds, key=seconds.__getitem__)) != taken:
             taken = best if seconds[best] < CLEARLY * seconds[taken] else taken

@@ -59,6 +59,7 @@ from ..run.forward_calls import ForwardServer
 from ..run.mesh import Meshes
 from ..run.request_reader import RequestReader
 from ..run.sampling import sample
+from ..run.steps import Steps
 from ..weights.model_store import ModelNotLoaded, ModelStore
 from ..weights.model_weights import nothing
 from ..weights.placement import place
@@ -70,7 +71,7 @@ from .doctor_probe import probe
 from .heartbeat import Pulse, no_reading
 from .host_link import HostLink
 from .shutdown import leave
-from .step_stream import AnsweredSteps, Steps, StepSender
+from .step_stream import AnsweredSteps, StepSender
 
 NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # in torch's RuntimeError
 VERSIONS = ("torch", "xfuser", "diffusers", "safetensors", "cloudpickle")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
 
 import torch
 
@@ -13,33 +11,12 @@ from ...contract.commands import StepAnswer
 from ...contract.random_state import RandomState
 from ...contract.reports import Step
 from ...transport.packing import pack, unpack
+from ..run.steps import Callback, Followers
 from .cancel import CancelFlag
 from .host_link import HostLink
 
 POLL_SECONDS = 0.05
 WAIT_SECONDS = 1.0  # between two words to the ranks that wait for this one
-
-Callback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
-
-
-class Followers(Protocol):
-    """The ranks that follow the one whose steps the host sees."""
-
-    def wait(self) -> None:
-        """Tell them, now and then, that this rank waits for the host."""
-
-    def change(self, attributes: dict[str, Any]) -> None:
-        """The guider gets these attributes, on every rank."""
-
-
-class Steps(Protocol):
-    """How steps get to the host."""
-
-    def callback(self, followers: Followers) -> Callback:
-        """For the sampler."""
-
-    def finish(self) -> None:
-        """Returns when the last step is sent; nothing may be sent for the request before."""
 
 
 class StepSender:

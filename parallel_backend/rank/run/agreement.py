@@ -242,7 +242,7 @@ class Agreement(InOptions):
     def _serve(self, what: str, which: Any, skeleton: Any, tensors: list[torch.Tensor]) -> None:
         """This rank's part in a call of rank 0, whose result this rank has no use for."""
         if not self._can_serve:
-            raise RuntimeError(f"rank 0 begins a {what} outside of the sampler that this rank does not begin")
+            raise RuntimeError(f"rank 0 makes a {what} outside the sampler, which this rank does not make")
         if what == GUIDED:
             x, timestep = put_together(skeleton, tensors, None)
             self._guided(x, lambda: self._guider.outer_predict_noise(x, timestep, *self._options))
@@ -258,7 +258,7 @@ class Agreement(InOptions):
         model, names = self._models[which[0]], which[1:]
         own, model_options = self._conditions
         if "" in names and len(own) != len(names):
-            raise RuntimeError("rank 0 evaluates conditions of its own that this rank's sampler did not come to")
+            raise RuntimeError("rank 0 evaluates conditions that this rank's sampler never reached")
         chosen = [
             self._guider.conds[name] if name else None if name is None else own[place]
             for place, name in enumerate(names)

@@ -17,9 +17,9 @@ from ...contract.recipe import ModelIdentity
 from ...transport import restore
 from ...transport.blobs import BlobCache
 from ...transport.returned import Received
-from ..process.pack_imports import PackImportFailed, import_packs
 from ..weights.model_store import ModelStore, ModuleStore
 from .changed_models import as_object_patches
+from .pack_imports import PackImportFailed, import_packs
 from .replaced_for_request import Replacements
 
 INFRASTRUCTURE = ("_io", "_thread", "builtins", "cloudpickle", "collections", "copyreg", "torch", "types")

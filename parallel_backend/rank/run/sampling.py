@@ -25,11 +25,11 @@ from ...sharding.guided.cfg import CfgParallel
 from ...sharding.pipeline.pipelined_model import PipelinedModel
 from ...sharding.pipeline.schedule import Schedule
 from ..attention.kernels import attention_kernel
-from ..process.step_stream import Steps
 from ..weights.lock_step import LockStep, in_lock_step
 from .acceleration import accelerated
 from .agreement import Agreement
 from .mesh import Mesh, Meshes
+from .steps import Steps
 
 
 @contextlib.contextmanager
@@ -108,7 +108,7 @@ def sample(
         if options.compile:
             contexts.enter_context(accelerated(patchers, mesh, options, session.note))
         contexts.enter_context(pipelined(patchers, mesh, session, schedule, options.compile))
-        lock_step = contexts.enter_context(in_lock_step(patchers, mesh))
+        lock_step = contexts.enter_context(in_lock_step(patchers, mesh.active, mesh.degrees))
         conditions = [agreement.conditions, *dividers(mesh, session.note, lock_step)]
         _put_first(guider.model_options, WrappersMP.CALC_COND_BATCH, conditions)
         contexts.enter_context(agreement.around_models())

@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from ...contract.config import Degrees
 from ...sharding.foreign.own_options import InOptions
 from ...sharding.guided.peers import PeerFailed
-from ..run.mesh import Mesh
 from .flat_block import Unit
 from .sharded_blocks import DividedBlocks
 
@@ -93,14 +93,17 @@ class LockStep(InOptions):
 
 
 @contextlib.contextmanager
-def in_lock_step(patchers: list[Any], mesh: Mesh) -> Iterator[LockStep | None]:
-    """The LockStep of a request whose weights are divided over cfg or batch groups, None for others."""
+def in_lock_step(patchers: list[Any], active: dist.ProcessGroup | None, degrees: Degrees) -> Iterator[LockStep | None]:
+    """The LockStep of a request whose weights are divided over cfg or batch groups, None for others.
+
+    `active`: the group of all ranks that take part in it.
+    """
     models = {id(patcher.model): patcher.model for patcher in patchers}
     divided = [model.xdit_weights.blocks for model in models.values() if model.xdit_weights.divided]
-    if not divided or mesh.degrees.sequence > 1:
+    if not divided or degrees.sequence > 1:
         yield None
         return
-    lock_step = LockStep(mesh.active, divided)
+    lock_step = LockStep(active, divided)
     for blocks in divided:
         blocks.wait_for = lock_step.wait_for
     try:

@@ -50,7 +50,7 @@ class RankModelPatcher(comfy.model_patcher.ModelPatcher):
     def patch_hook_weight_to_device(self, hooks, combined_patches, key, original_weights, memory_counter):
         held = self._weights.held(key)
         if held is Held.CUT and key in combined_patches:
-            raise NotImplementedError(f"a hook LoRA on {key}, whose weights are divided: set weights to replicate")
+            raise NotImplementedError(f"a hook LoRA changes {key}, whose weights are divided: set weights to replicate")
         if held is Held.WHOLE:
             super().patch_hook_weight_to_device(hooks, combined_patches, key, original_weights, memory_counter)
 

@@ -39,8 +39,8 @@ class ShardedResiduals(list):
         if whole.ndim != 3 or whole.shape[1] > total or whole.shape[1] == 1 < total:
             raise ShardingError(
                 f"{', '.join(self._call.session.controls) or 'a ControlNet'} gives {self._name!r} residuals of shape"
-                f" {tuple(whole.shape)}, which are no rows of the {total} tokens that they are added to, so they cannot"
-                " be divided with them: set Parallel Config's ulysses, ring and pipefusion to 1"
+                f" {tuple(whole.shape)}, which are not rows of the {total} tokens that they are added to, so they"
+                " cannot be divided with them: set Parallel Config's ulysses, ring and pipefusion to 1"
             )
         ((start, end),) = self._call.layout.spans((self._segment,), self._call.layout.rank)
         return whole[:, start : min(end, max(whole.shape[1], start))]

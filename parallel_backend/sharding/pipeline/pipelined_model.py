@@ -145,7 +145,7 @@ class PipelinedModel:
         conditions, schedule = conditions_of(options, inputs), self._schedule
         why = schedule.exact or self._inexact_alone(call, options)
         if not why and conditions is None:
-            why = "its conditions have no identity"
+            why = "the conditions of its model calls cannot be told apart"
         if why:
             self._note(f"PipeFusion computes every step exactly, without a gain in speed: {why}")
             return
