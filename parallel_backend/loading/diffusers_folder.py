@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import sys
 from typing import Any
 
 import comfy.sd
@@ -31,6 +33,11 @@ def model_folder(root: str) -> str:
 
 def weight_files(folder: str) -> list[str]:
     """The safetensors files of a model folder: the shards its index names, or the one. Raises UnknownLayout."""
+    if importlib.util.find_spec("diffusers") is None:
+        raise UnknownLayout(
+            f"{shown(folder)} is in diffusers layout, which is read with diffusers, and that is not installed:"
+            f" {sys.executable} -m pip install diffusers"
+        )
     from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
 
     index = os.path.join(folder, SAFE_WEIGHTS_INDEX_NAME)
@@ -62,8 +69,6 @@ def load_diffusers_folder(folder: str, model_options: dict[str, Any], disable_dy
 
     Raises UnknownLayout, naming the diffusers class that ComfyUI's converter does not know.
     """
-    from diffusers.configuration_utils import ConfigMixin
-
     state_dict: dict[str, Any] = {}
     for path in weight_files(folder):
         state_dict.update(comfy.utils.load_torch_file(path))
@@ -74,6 +79,8 @@ def load_diffusers_folder(folder: str, model_options: dict[str, Any], disable_dy
     except KeyError as error:
         raise UnknownLayout(f"{shown(folder)} holds no weight {error}; download the folder again") from error
     if patcher is None:
+        from diffusers.configuration_utils import ConfigMixin
+
         try:
             architecture = ConfigMixin.load_config(folder).get("_class_name", "this model")
         except OSError:

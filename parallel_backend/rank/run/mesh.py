@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from ...contract.config import Degrees
+from ...sharding.attention import xfuser_adapter
 from ...sharding.attention.direct_ring import DirectRing
 from ...sharding.attention.symmetric_exchange import SymmetricExchange
 from ...sharding.exchange import process_groups
@@ -108,11 +110,14 @@ class Meshes:
         )
 
     def usp(self, mesh: Mesh) -> object | None:
-        """xfuser's USP for a ring on GPUs that do not reach each other's memory; imported then, None elsewhere."""
+        """xfuser's USP for a ring on GPUs that do not reach each other's memory; imported then, None elsewhere, and
+        where xfuser is not installed: `ring_attention` computes the same.
+        """
         if self._device.type != "cuda" or mesh.degrees.ring == 1 or mesh.sp.direct is not None:
             return None
+        if (missing := xfuser_adapter.missing()) is not None:
+            logging.warning("xDiT: the ring runs without xfuser, whose package %s is not installed", missing)
+            return None
         if mesh.degrees not in self._usp:
-            from ...sharding.attention.xfuser_adapter import XfuserUSP
-
-            self._usp[mesh.degrees] = XfuserUSP(mesh.sp)
+            self._usp[mesh.degrees] = xfuser_adapter.XfuserUSP(mesh.sp)
         return self._usp[mesh.degrees]

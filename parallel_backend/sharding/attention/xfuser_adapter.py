@@ -5,6 +5,8 @@ one `XfuserUSP` holds what xfuser wants to know about one factorisation, and poi
 xfuser is imported when the first adapter is made (6 s, 280 MB), never by importing this module.
 """
 
+import importlib.util
+
 import torch
 import torch.distributed as dist
 
@@ -16,6 +18,11 @@ from .ring import KernelWithLse
 # the attention weights in that place, which gives wrong results without an error.
 RING_KERNELS = ("CUDNN", "SDPA_FLASH", "FLASH", "FLASH_3")
 _OURS = "xdit_comfyui kernel_with_lse"
+
+
+def missing() -> str | None:
+    """The package that an adapter imports and that is not installed, or None."""
+    return next((name for name in ("xfuser", "yunchang") if importlib.util.find_spec(name) is None), None)
 
 
 class XfuserUSP:
