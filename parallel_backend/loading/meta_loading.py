@@ -148,7 +148,8 @@ def _missing_noted(model: comfy.model_base.BaseModel) -> Iterator[None]:
     """`model.xdit_missing`: parameters that the file does not have. ComfyUI warns of them, and leaves them on unset
     memory; here they are zeros, so that ranks compute alike.
     """
-    load, missing = model.diffusion_model.load_state_dict, set()
+    load = model.diffusion_model.load_state_dict
+    missing: set[str] = set()
 
     def load_state_dict(*args, **kwargs):
         result = load(*args, **kwargs)

@@ -72,7 +72,8 @@ class PackGlobals:
 
 def _of_the_same_packs(modules: Iterable[str]) -> list[str]:
     """These modules and those that they name, and so on, as far as they belong to the same pack."""
-    waiting, found = list(modules), {}
+    waiting = list(modules)
+    found: dict[str, None] = {}
     while waiting:
         name = waiting.pop()
         if name in found or IN_COMFYUI in name or name not in sys.modules:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import overload
 
 from ...contract.config import ConfigError
 
@@ -44,6 +45,14 @@ class Limits:
             idle=_seconds("XDIT_IDLE_SECONDS", cls.idle),
             idle_end=_seconds("XDIT_IDLE_END_SECONDS", cls.idle_end),
         )
+
+
+@overload
+def _seconds(name: str, default: float) -> float: ...
+
+
+@overload
+def _seconds(name: str, default: float | None) -> float | None: ...
 
 
 def _seconds(name: str, default: float | None) -> float | None:

@@ -75,13 +75,15 @@ class Answered:
         step.random.restore(self._device)
         self._callback(step.step, x0, x, step.total)
         self._tell(ProcessSettings.read().unlike(settings))
-        edited = [
+        edited_x0, edited_x = (
             None if torch.equal(tensor, old) else pack(tensor) for tensor, old in zip((x0, x), before, strict=True)
-        ]
+        )
         changed = {
             name: value for name, value in _plain(self._guider).items() if (name, value) not in attributes.items()
         }
-        self._answer(StepAnswer(step.request, step.number, *edited, RandomState.take(self._device), changed))
+        self._answer(
+            StepAnswer(step.request, step.number, edited_x0, edited_x, RandomState.take(self._device), changed)
+        )
 
     def _tell(self, changed: list[str]) -> None:
         new = set(changed) - self._told

@@ -40,12 +40,12 @@ class StepSender:
         if x0.device.type != "cuda":
             self._send(step, x0, x, total, None)
             return
-        copies = [torch.empty_like(value, device="cpu", pin_memory=True) for value in (x0, x)]
-        for copy, value in zip(copies, (x0, x), strict=True):
-            copy.copy_(value, non_blocking=True)
+        x0_copy, x_copy = (torch.empty_like(value, device="cpu", pin_memory=True) for value in (x0, x))
+        x0_copy.copy_(x0, non_blocking=True)
+        x_copy.copy_(x, non_blocking=True)
         done = torch.cuda.Event()
         done.record()
-        self._in_flight = self._thread.submit(self._send, step, *copies, total, done)
+        self._in_flight = self._thread.submit(self._send, step, x0_copy, x_copy, total, done)
 
     @torch.inference_mode()
     def _send(self, step: int, x0: torch.Tensor, x: torch.Tensor, total: int, done: torch.cuda.Event | None) -> None:

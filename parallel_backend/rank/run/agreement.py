@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import comfy.model_management
@@ -63,7 +63,7 @@ class Agreement(InOptions):
         group: dist.ProcessGroup | None,
         cancelled: threading.Event,
         guider: Any = None,
-        models: list[torch.nn.Module] = (),
+        models: Sequence[torch.nn.Module] = (),
         schedule: Schedule | None = None,
     ):
         self._group = group

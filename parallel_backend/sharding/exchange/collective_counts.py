@@ -45,7 +45,8 @@ def count(name: str) -> None:
 @contextlib.contextmanager
 def captured() -> Iterator[dict[str, int]]:
     """What is called inside goes into a CUDA graph. Gives, from the end on, what each replay of it begins."""
-    before, inside = Counter(begun()), {}
+    before = Counter(begun())
+    inside: dict[str, int] = {}
     try:
         yield inside
     finally:

@@ -132,7 +132,8 @@ class ModelWatch:
         ]
 
     def _examine(self) -> Iterator[ForeignCode]:
-        exchanged, changed = set(), self._changed_classes()
+        exchanged: set[str] = set()
+        changed = self._changed_classes()
         for path, module in self._model.named_modules():
             if _inside(path, exchanged):
                 continue

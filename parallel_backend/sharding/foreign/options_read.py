@@ -26,7 +26,8 @@ def keys_read(block: torch.nn.Module) -> frozenset[str]:
 
 @functools.cache
 def _strings(kinds: frozenset[type]) -> frozenset[str]:
-    found, seen = set(), set()
+    found: set[str] = set()
+    seen = set()
     ahead = [function for kind in kinds for function in _methods(kind)]
     while ahead:
         function = ahead.pop()

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from .argument_kinds import Argument
 from .token_layout import Segments
@@ -156,7 +157,7 @@ def class_path(obj: object) -> str:
 
 def heads_of(plan: Plan, model: object) -> int:
     """The number of attention heads of `model`."""
-    value = model
+    value: Any = model
     for name in plan.heads.split("."):
         value = value[int(name)] if name.isdigit() else getattr(value, name)
     return value
