@@ -186,6 +186,12 @@ def own_memory(comfy):
     return [anonymous_bytes(pid) for pid in (comfy.pid, *sorted(rank_pids(comfy)))]
 
 
+def assert_no_more(now, first):
+    """ComfyUI's process may by now have let go of what tests before this one left in it."""
+    assert now[0] <= first[0] + SLACK
+    assert now[1:] == pytest.approx(first[1:], abs=SLACK)
+
+
 def test_the_first_prompt_the_third_and_one_after_two_other_models_leave_the_same(client, comfy, models):
     large = [models.sparse_flux(1024, 1, 1), models.sparse_flux(1024, 1, 2)]
     sdxl = models.sdxl()  # in ranks fp32, so what it takes is each rank's own
@@ -194,13 +200,14 @@ def test_the_first_prompt_the_third_and_one_after_two_other_models_leave_the_sam
     assert titles(client) == [[sdxl]] * RANKS and min(held) > 4 * SLACK
     for seed in (202, 203):
         run_sdxl(client, sdxl, seed)
-    assert own_memory(comfy) == pytest.approx(first, abs=SLACK) and weights(client) == held
+    assert_no_more(own_memory(comfy), first)
+    assert weights(client) == held
     for name in large:
         run_flux(client, name, 204)
         assert titles(client) == [[name]] * RANKS
         assert min(first[1:]) - max(own_memory(comfy)[1:]) > min(held) - SLACK
     run_sdxl(client, sdxl, 205)
-    assert own_memory(comfy) == pytest.approx(first, abs=SLACK)
+    assert_no_more(own_memory(comfy), first)
     assert weights(client) == held and titles(client) == [[sdxl]] * RANKS
     assert [mapped(comfy, models, name) for name in large] == [([0] * RANKS, 0)] * 2
 
