@@ -15,7 +15,7 @@ IN_TRITONS_INTERPRETER = """
 import sys, torch
 from support.rank_origin import make_pack_importable
 make_pack_importable()
-from xdit_comfyui.parallel_backend.sharding.merge_kernel import merge_fused
+from xdit_comfyui.parallel_backend.sharding.attention.merge_kernel import merge_fused
 cases = torch.load(sys.argv[1])
 torch.save([merge_fused(*case) for case in cases], sys.argv[2])
 """
