@@ -180,7 +180,7 @@ class WeightsSide(ModelSide):
     def _lock_step(self, weights, mesh):
         from xdit_comfyui.parallel_backend.rank.weights.lock_step import in_lock_step
 
-        return in_lock_step([SimpleNamespace(model=SimpleNamespace(xdit_weights=weights))], mesh)
+        return in_lock_step([SimpleNamespace(model=SimpleNamespace(xdit_weights=weights))], mesh.active, mesh.degrees)
 
     def _plan(self, model: torch.nn.Module):
         from xdit_comfyui.parallel_backend.sharding.plans import plan_for
