@@ -234,7 +234,7 @@ def test_a_ring_attends_by_the_kernel_of_the_request(flash3, monkeypatch):
     with attention_kernel("flash3") as with_lse:
         del flash3.outputs[:]
         call = SimpleNamespace(
-            attention_segments=(), whole_queries=False, attention_calls=0, cache=None, announced=None,
+            attention_segments=(), whole_queries=False, attention_calls=0, pipeline=None, announced=None,
             session=Session(groups, kernel_with_lse=with_lse), split=lambda segments: split,
         )  # fmt: skip
         out = ShardedAttention(call, None)(None, q, k, v, HEADS)
