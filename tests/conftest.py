@@ -13,7 +13,7 @@ from support import console as consoles
 from support.comfy import import_comfy
 from support.comfy_client import ComfyClient
 from support.pack import register_pack
-from support.scheduling import SharedFixtures, by_ranks
+from support.scheduling import SharedFixtures, by_ranks, one_kind_each
 from support.tiny_models import ModelShelf
 
 TEST_PACKS = {
@@ -108,6 +108,7 @@ def start_comfy(host, tmp_path_factory):
 
 def pytest_collection_modifyitems(items):
     by_ranks(items)
+    one_kind_each(items)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,9 +1,13 @@
 """In which order and company tests run."""
 
+import os
 import re
 
+import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+ALL = "XDIT_TEST_ALL"
+KINDS = ("loader", "stock")  # of MODELs: xDiT Loader's, and a stock loader's given to xDiT Sampler
 SHARED_RANKS = ("tests/models", "tests/sharding")
 
 
@@ -28,3 +32,22 @@ def by_ranks(items: list) -> None:
         return int(named[0]) if named else 2
 
     items.sort(key=lambda item: (files[item.path], ranks(item)))
+
+
+def one_kind_each(items: list) -> None:
+    """Of cases that differ in the kind of MODEL only, run one kind: of neighbouring pairs the one, then the other.
+
+    XDIT_TEST_ALL=1 runs both of all. Pairs: `loader` and `stock` as a parameter's value, all else alike.
+    """
+    if os.environ.get(ALL) == "1":
+        return
+    pairs: dict[tuple, dict[str, object]] = {}
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        kinds = [name for name, value in parameters.items() if value in KINDS]
+        if len(kinds) == 1:
+            alike = repr(sorted((name, repr(value)) for name, value in parameters.items() if name != kinds[0]))
+            pairs.setdefault((item.path, item.function.__name__, alike), {})[parameters[kinds[0]]] = item
+    whole = [pair for pair in pairs.values() if len(pair) == len(KINDS)]
+    for number, pair in enumerate(whole):
+        pair[KINDS[number % 2]].add_marker(pytest.mark.skip(reason=f"with the other kind of MODEL; both by {ALL}=1"))
