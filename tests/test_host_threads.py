@@ -8,6 +8,7 @@ import comfy.utils
 import pytest
 import torch
 from xdit_comfyui.parallel_backend.contract.commands import Settle
+from xdit_comfyui.parallel_backend.contract.config import ConfigError
 from xdit_comfyui.parallel_backend.contract.recipe import Recipe
 from xdit_comfyui.parallel_backend.contract.reports import (
     Failed,
@@ -55,6 +56,14 @@ def test_a_start_that_raises_anything_ends_with_an_error_that_names_it(monkeypat
     with pytest.raises(GroupError, match=f"cannot be started: {type(cause).__name__}: {cause}"):
         GroupManager(events.Events()).group(TWO, may_leave_out=False)
     assert len(killed) == (place == "waited for")  # no ranks live on
+
+
+def test_a_limit_that_is_no_number_is_refused_before_anything_starts(monkeypatch):
+    monkeypatch.setenv("XDIT_START_TIMEOUT", "soon")
+    manager = GroupManager(events.Events())
+    with pytest.raises(ConfigError, match="XDIT_START_TIMEOUT"):
+        manager.group(TWO, may_leave_out=False)
+    assert manager.start is None
 
 
 # What ranks are said to be doing

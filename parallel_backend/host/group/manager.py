@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Iterator
@@ -140,12 +141,13 @@ class GroupManager:
             if start is not None and start.devices == devices and (may_leave_out or not start.left_out):
                 if start.usable() or (start.error is not None and self._started_for == prompt):
                     return start
-            self._start = GroupStart(devices, may_leave_out, self._new_group, replaces=start)
+            new_group = functools.partial(self._new_group, Limits.from_environment())
+            self._start = GroupStart(devices, may_leave_out, new_group, replaces=start)
             self._started_for = prompt
             return self._start
 
-    def _new_group(self, devices: DeviceSet) -> ProcessGroup:
-        return ProcessGroup(devices, Limits.from_environment(), self._launcher, self.events)
+    def _new_group(self, limits: Limits, devices: DeviceSet) -> ProcessGroup:
+        return ProcessGroup(devices, limits, self._launcher, self.events)
 
     def _forget(self, start: GroupStart) -> None:
         with self._lock:
