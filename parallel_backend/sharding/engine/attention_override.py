@@ -14,7 +14,7 @@ from ..foreign.authors import name_of
 from ..foreign.kernel_choice import OVERRIDE, node_attention
 from ..foreign.own_options import InOptions
 from ..plan.token_layout import Segments
-from .model_call import Call
+from .model_call import Call, Pipeline
 from .node_attention import OPTIONS_IN_ORDER, NodeAttention
 
 
@@ -54,7 +54,7 @@ class ShardedAttention(InOptions):
             return self._local(function, q, k, v, q.shape[1], mask, **{**options, "skip_reshape": True})
 
         session, split = self._call.session, self._call.split(segments)
-        if (pipeline := self._call.pipeline) is not None and pipeline.attends():
+        if (pipeline := self._pipeline) is not None:
             out = pipeline.attention(self._call, (q, k, v), mask, segments, kernel)
             return out.unflatten(2, (heads, -1)).transpose(1, 2) if split_output else out
         if mask is not None:
@@ -79,8 +79,14 @@ class ShardedAttention(InOptions):
         """The next call will be with these keys and values [B, h, l, D]: their exchange may begin."""
         call = self._call
         segments = call.attention_segments
-        if segments is not None and not call.whole_queries and call.pipeline is None and self.node is None:
+        if segments is not None and not call.whole_queries and self._pipeline is None and self.node is None:
             call.announced = announce_keys(k, v, groups=call.session.sp, split_kv=call.split(segments))
+
+    @property
+    def _pipeline(self) -> Pipeline | None:
+        """The one whose own attention is now, see `Pipeline.attends`."""
+        pipeline = self._call.pipeline
+        return pipeline if pipeline is not None and pipeline.attends() else None
 
     def _whole_keys(self, keys: torch.Tensor, segments: Segments) -> torch.Tensor:
         """[B, h, l, D] of this rank → [B, h, L, D] of all."""
