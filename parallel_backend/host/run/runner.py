@@ -125,7 +125,7 @@ class Runner:
         group.events.emit(RunStarted(prompt_id(), group.devices, str(choice.degrees)))
         started, steps = time.monotonic(), len(arguments["sigmas"]) - 1
         try:
-            sampling = _sample_request(guider, arguments, callback)
+            sampling = _sample_request(guider, arguments, callback is not None, steered)
             request = prepare(group, "sample", sampling, choice.degrees, config, steps, changes)
         except CannotTravel as error:
             idle = _divides_nothing(choice.degrees)
@@ -134,7 +134,7 @@ class Runner:
             )
             return _sample_here(executor, arguments, callback, disable_pbar, group, choice.degrees, config, changes)
         logging.debug("xDiT: request prepared in %.3f s", time.monotonic() - started)
-        latent = _stream(group, request, guider, callback, disable_pbar, steps)
+        latent = _stream(group, request, guider, callback, steered, disable_pbar, steps)
         count_sampled(self.sampled, work, devices.kind, steps, compiled)
         return latent
 
@@ -194,10 +194,10 @@ def _sample_here(*run: Any) -> torch.Tensor:
         raise OutOfMemory(f"{error}. {ADVICE}", error.group_lives, final=True) from None
 
 
-def _sample_request(guider: Any, arguments: dict[str, Any], callback: Callable | None) -> SampleRequest:
+def _sample_request(guider: Any, arguments: dict[str, Any], watched: bool, steered: bool) -> SampleRequest:
+    """`watched`: whether there is a callback; `steered`: whether the sampler waits for what it makes of a step."""
     state = RandomState.take(guider.model_patcher.load_device)
-    answered = callback is not None and not only_looks(callback)
-    return SampleRequest(guider, {**arguments, "callback": callback is not None}, state, answered)
+    return SampleRequest(guider, {**arguments, "callback": watched}, state, steered)
 
 
 def _stream(
@@ -205,13 +205,13 @@ def _stream(
     request: Request,
     guider: Any,
     callback: Callable | None,
+    steered: bool,
     disable_pbar: bool,
     steps: int,
 ) -> torch.Tensor:
     device, shown = guider.model_patcher.load_device, None
     if callback is not None:
-        looks = only_looks(callback)
-        shown = Shown(callback, device) if looks else Answered(callback, device, guider, group.send)
+        shown = Answered(callback, device, guider, group.send) if steered else Shown(callback, device)
     with tqdm.tqdm(total=steps, disable=disable_pbar) as bar:
 
         def on_message(rank: int, message: Any) -> None:

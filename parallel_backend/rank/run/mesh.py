@@ -115,9 +115,10 @@ class Meshes:
         """
         if self._device.type != "cuda" or mesh.degrees.ring == 1 or mesh.sp.direct is not None:
             return None
+        if mesh.degrees in self._usp:
+            return self._usp[mesh.degrees]
         if (missing := xfuser_adapter.missing()) is not None:
             logging.warning("xDiT: the ring runs without xfuser, whose package %s is not installed", missing)
             return None
-        if mesh.degrees not in self._usp:
-            self._usp[mesh.degrees] = xfuser_adapter.XfuserUSP(mesh.sp)
+        self._usp[mesh.degrees] = xfuser_adapter.XfuserUSP(mesh.sp)
         return self._usp[mesh.degrees]
