@@ -15,6 +15,11 @@ PACK_ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("nodes", "parallel_backend")
 BACKEND = "parallel_backend."
 
+COMFYUI = frozenset(
+    "comfy comfy_api comfy_execution comfy_extras comfyui_version folder_paths latent_preview nodes server".split()
+)
+"""First names of ComfyUI's modules that the pack may import."""
+
 Graph = Mapping[str, frozenset[str]]
 
 
@@ -50,6 +55,17 @@ class Sources:
         if module not in self.files:
             raise LookupError(f"{file}:{line} imports {module}, which is no module of this pack")
         return module
+
+
+def packages(file: Path) -> set[str]:
+    """First names of what a file imports absolutely: the standard library, other people's packages, ComfyUI."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(), str(file))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
 
 
 def room_of(module: str, packages: Collection[str]) -> str:

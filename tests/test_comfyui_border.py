@@ -6,16 +6,13 @@ import logging
 import comfy.model_patcher
 import pytest
 from comfy_host import PACK_ROOT
+from import_graph import COMFYUI
 from xdit_comfyui.nodes import comfyui_check
 from xdit_comfyui.parallel_backend.comfyui import self_check
 from xdit_comfyui.parallel_backend.comfyui.border import USED, Used
 from xdit_comfyui.parallel_backend.doctor import border as doctors
 from xdit_comfyui.parallel_backend.rank.weights.rank_patcher import RankModelPatcher
 
-OF_COMFYUI = (
-    *("comfy", "comfy_api", "comfy_execution", "comfy_extras", "comfyui_version", "folder_paths", "latent_preview"),
-    *("nodes", "server"),
-)
 PUBLIC = "comfy_api.latest"
 OF_A_MODULE = ("__file__", "__name__", "__path__")
 
@@ -28,9 +25,9 @@ def names_in(path) -> set[str]:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 first = alias.name.partition(".")[0]
-                if first in OF_COMFYUI:
+                if first in COMFYUI:
                     known[alias.asname or first] = alias.name if alias.asname else first
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module.partition(".")[0] in OF_COMFYUI:
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module.partition(".")[0] in COMFYUI:
             for alias in node.names:
                 known[alias.asname or alias.name] = f"{node.module}.{alias.name}"
                 found.add(f"{node.module}.{alias.name}")
@@ -52,9 +49,7 @@ def names_in(path) -> set[str]:
 @pytest.fixture(scope="module")
 def used() -> set[str]:
     sources = [path for folder in ("parallel_backend", "nodes") for path in (PACK_ROOT / folder).rglob("*.py")]
-    found = set().union(
-        *(names_in(path) for path in sources if path.parent.name != "comfyui" or path.name != "border.py")
-    )
+    found = set().union(*map(names_in, sources))
     return {
         name
         for name in found

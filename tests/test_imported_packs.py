@@ -6,7 +6,7 @@ import pytest
 from comfy_host import PACK_ROOT
 from comfy_host.instance import ComfyInstance, make_base_directory
 from conftest import TEST_PACKS
-from support.comfy_client import ComfyClient, PromptFailed
+from support.comfy_client import PromptFailed
 from support.compare import TOLERANCE, both, flux_loaders
 from support.parity import relative_error
 from support.prompts import Graph
@@ -18,7 +18,7 @@ REMOTE = "each model call goes to the ranks"
 
 
 @pytest.fixture(scope="module")
-def server(host, tmp_path_factory):
+def comfy(host, tmp_path_factory):
     """A ComfyUI with one pack of each build, one of them in a further folder of custom nodes."""
     packs = {entry.name: entry for entry in PACKS.iterdir() if entry.name != "__pycache__"}
     base = make_base_directory(tmp_path_factory.mktemp("packs.comfyui"), {**TEST_PACKS, **packs})
@@ -33,14 +33,8 @@ def server(host, tmp_path_factory):
 
 
 @pytest.fixture
-def client(server):
-    with ComfyClient(server.url, server.base / "output") as session:
-        yield session
-
-
-@pytest.fixture
-def models(server):
-    return ModelShelf(server.base / "models")
+def models(comfy):
+    return ModelShelf(comfy.base / "models")
 
 
 def sampled(graph, model, sampler):
@@ -62,35 +56,35 @@ def size(log: Path) -> int:
     "node",
     ["FolderPackSampler", "OwnPathSampler", "SingleFileSampler", "ExtensionSampler", "ExtraFolderSampler"],
 )
-def test_a_sampler_of_a_pack_runs_in_the_ranks(server, client, models, node):
-    start = size(server.log)
+def test_a_sampler_of_a_pack_runs_in_the_ranks(comfy, client, models, node):
+    start = size(comfy.log)
     stock, found = both(client, models, lambda graph, model: sampled(graph, model, node), ulysses=2)
     assert relative_error(found, stock) <= TOLERANCE
-    assert REMOTE not in server.log_since(start)
+    assert REMOTE not in comfy.log_since(start)
 
 
-def test_a_patch_of_a_pack_is_read_in_each_call_of_a_remote_forward(server, client, models):
-    start = size(server.log)
+def test_a_patch_of_a_pack_is_read_in_each_call_of_a_remote_forward(comfy, client, models):
+    start = size(comfy.log)
 
     def build(graph, model):
         return sampled(graph, graph.add("FolderPackPatch", model=model), "LockedSampler")
 
     stock, found = both(client, models, build)
     assert relative_error(found, stock) <= TOLERANCE
-    assert REMOTE in server.log_since(start)
+    assert REMOTE in comfy.log_since(start)
 
 
-def test_a_pack_that_cannot_be_imported_in_the_ranks_is_named_with_the_cause(server, client, models):
-    start = size(server.log)
+def test_a_pack_that_cannot_be_imported_in_the_ranks_is_named_with_the_cause(comfy, client, models):
+    start = size(comfy.log)
     stock, found = both(client, models, lambda graph, model: sampled(graph, model, "OnlyInComfyUISampler"))
     assert relative_error(found, stock) <= TOLERANCE
-    (line,) = [line for line in server.log_since(start).splitlines() if REMOTE in line]
+    (line,) = [line for line in comfy.log_since(start).splitlines() if REMOTE in line]
     assert "the node pack only_in_comfyui cannot be imported" in line and "there is no web server" in line
 
 
-def test_what_a_loader_raises_in_the_ranks_is_an_error_of_loading(server, client, models):
+def test_what_a_loader_raises_in_the_ranks_is_an_error_of_loading(comfy, client, models):
     graph = Graph()
-    start = size(server.log)
+    start = size(comfy.log)
     model = graph.add("ServerBoundLoader", unet_name=models.flux())
     config = graph.parallel_config("cpu:2")
     empty = graph.add("EmptySD3LatentImage", width=128, height=96, batch_size=1)
@@ -100,10 +94,10 @@ def test_what_a_loader_raises_in_the_ranks_is_an_error_of_loading(server, client
     message = failed.value.result.error.message
     assert "the model cannot be loaded in rank" in message
     assert "LookupError: this loader asks ComfyUI's server first" in message
-    assert REMOTE not in server.log_since(start)
+    assert REMOTE not in comfy.log_since(start)
 
 
-def test_a_stock_model_is_no_different(server, client, models):
+def test_a_stock_model_is_no_different(comfy, client, models):
     graph = Graph()
     stock, _ = flux_loaders(graph, models)
     saved = []

@@ -3,12 +3,11 @@
 pytest --noconftest tests/test_imports.py
 """
 
-import ast
 from collections import Counter
 
 import draw_rooms
 import pytest
-from import_graph import BACKEND, PACK_ROOT, Sources, circles, graph_of_rooms
+from import_graph import BACKEND, COMFYUI, PACK_ROOT, Sources, circles, graph_of_rooms, packages
 
 SOURCES = Sources.of()
 IMPORTS = SOURCES.imports()
@@ -39,7 +38,6 @@ ONLY_IN = {
 }
 
 # Rooms that import nothing of ComfyUI: they can be read, tested and timed without it.
-COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "nodes", "server"}
 WITHOUT_COMFYUI = {
     "contract",
     "transport",
@@ -88,7 +86,7 @@ def test_no_circle_between_rooms():
 
 @pytest.mark.parametrize("package", ONLY_IN)
 def test_a_package_is_known_in_one_place(package):
-    using = {short(module) for module, file in SOURCES.files.items() if package in _packages(file)}
+    using = {short(module) for module, file in SOURCES.files.items() if package in packages(file)}
     assert using == ONLY_IN[package]
 
 
@@ -96,18 +94,7 @@ def test_a_package_is_known_in_one_place(package):
 def test_a_room_knows_nothing_of_comfyui(room):
     members = {module: file for module, file in SOURCES.files.items() if f"{short(module)}.".startswith(f"{room}.")}
     assert members
-    assert not {short(module) for module, file in members.items() if _packages(file) & COMFYUI}
-
-
-def _packages(file) -> set[str]:
-    """Other people's packages that a file imports, by their first names."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            names.add(node.module.partition(".")[0])
-    return names
+    assert not {short(module) for module, file in members.items() if packages(file) & COMFYUI}
 
 
 def test_rooms_are_small():

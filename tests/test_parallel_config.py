@@ -17,12 +17,16 @@ def sampled(graph, model, sampler="KSampler", cfg=1.0, **inputs):
 def refusal(client, models, devices, **options):
     """What the server says of a Parallel Config before anything runs."""
     graph = Graph()
-    config = graph.parallel_config(devices, **options)
+    return " ".join(refusals(client, models, graph, graph.parallel_config(devices, **options)))
+
+
+def refusals(client, models, graph, config):
+    """The messages at `config`, a Parallel Config of the graph, when a MODEL is sampled with it."""
     model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=config)
     graph.save(sampled(graph, model))
     with pytest.raises(PromptRefused) as refused:
         client.validate(graph.prompt)
-    return " ".join(refused.value.node_errors[config.id])
+    return refused.value.node_errors[config.id]
 
 
 @pytest.mark.parametrize(
@@ -214,11 +218,7 @@ def test_linked_degrees_and_a_linked_strategy(client, models, comfy):
 def test_degrees_that_would_get_lost_are_refused_once(client, models, inputs, said):
     graph = Graph()
     config = graph.add("XDiTParallelConfig", attention="auto", unsupported="refuse", **inputs)
-    model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=config)
-    graph.save(sampled(graph, model))
-    with pytest.raises(PromptRefused) as refused:
-        client.validate(graph.prompt)
-    (message,) = refused.value.node_errors[config.id]
+    (message,) = refusals(client, models, graph, config)
     assert said in message
 
 
@@ -241,11 +241,7 @@ PIPELINED = {"strategy.ulysses": 1, "strategy.ring": 1, "strategy.cfg": 1, "stra
 def test_a_workflow_saved_with_the_former_inputs_says_what_to_do(client, models, shifted):
     graph = Graph()
     config = graph.add("XDiTParallelConfig", devices="cpu:2", **shifted)
-    model = graph.add("XDiTLoader", unet_name=models.flux(), weight_dtype="default", parallel_config=config)
-    graph.save(sampled(graph, model))
-    with pytest.raises(PromptRefused) as refused:
-        client.validate(graph.prompt)
-    (message,) = refused.value.node_errors[config.id]
+    (message,) = refusals(client, models, graph, config)
     assert "saved before" in message and "new Parallel Config" in message
 
 

@@ -7,7 +7,7 @@ import torch
 from comfy_host import PACK_ROOT
 from comfy_host.instance import ComfyInstance, make_base_directory
 from conftest import TEST_PACKS
-from support.comfy_client import ComfyClient, PromptFailed
+from support.comfy_client import PromptFailed
 from support.compare import TOLERANCE, both
 from support.parity import relative_error
 from support.prompts import Graph
@@ -20,7 +20,7 @@ WITHOUT = ("xfuser", "yunchang", "diffusers", "prometheus_client")
 
 
 @pytest.fixture(scope="module")
-def server(host, tmp_path_factory):
+def comfy(host, tmp_path_factory):
     base = make_base_directory(tmp_path_factory.mktemp("without.comfyui"), TEST_PACKS)
     environment = {
         "OMP_NUM_THREADS": "1",
@@ -33,14 +33,8 @@ def server(host, tmp_path_factory):
 
 
 @pytest.fixture
-def client(server):
-    with ComfyClient(server.url, server.base / "output") as session:
-        yield session
-
-
-@pytest.fixture
-def models(server):
-    return ModelShelf(server.base / "models")
+def models(comfy):
+    return ModelShelf(comfy.base / "models")
 
 
 def sampled(graph, model):
@@ -54,7 +48,7 @@ def test_ranks_start_and_sample(client, models, degrees):
     assert relative_error(found, stock) <= TOLERANCE
 
 
-def test_what_asks_for_a_package_that_is_missing_says_how_to_install_it(server, client, models):
+def test_what_asks_for_a_package_that_is_missing_says_how_to_install_it(comfy, client, models):
     graph = Graph()
     model = graph.add("XDiTDiffusersLoader", model_path=models.flux_diffusers(), weight_dtype="default")
     graph.save(sampled(graph, model))
@@ -62,7 +56,7 @@ def test_what_asks_for_a_package_that_is_missing_says_how_to_install_it(server, 
         client.run(graph.prompt)
     message = failed.value.result.error.message
     assert "diffusers" in message and "-m pip install diffusers" in message
-    assert '-m pip install "prometheus-client>=0.20"' in server.log_since(0)
+    assert '-m pip install "prometheus-client>=0.20"' in comfy.log_since(0)
 
 
 def test_a_ring_that_xfuser_would_run_is_told_to_run_without_it(monkeypatch, caplog):
