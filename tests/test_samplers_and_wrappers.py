@@ -255,12 +255,12 @@ def test_cfg_and_ulysses_alternate_without_a_restart(client, comfy, models):
     for turn in range(10):
         graph = Graph()
         degrees = {"cfg": 2} if turn % 2 else {"ulysses": 2}
-        model = flux_loaders(graph, models, flux=(256, 1, 1, 17), **degrees)[1]
+        model = flux_loaders(graph, models, flux=(256, 1, 1, True, 17), **degrees)[1]
         saved = graph.save(with_negative(graph, model, steps=2))
         seen.append(client.latent(client.run(graph.prompt), saved.id))
         pids.add(frozenset(rank_pids(comfy)))
-    stock = both(client, models, lambda graph, model: with_negative(graph, model, steps=2), flux=(256, 1, 1, 17))[0]
+    stock = both(client, models, lambda graph, model: with_negative(graph, model, steps=2), flux=(256, 1, 1, True, 17))[0]
     assert all(relative_error(latent, stock) <= TOLERANCE for latent in seen)
     assert len(pids) == 1 and len(next(iter(pids))) == 2
     for rank in (0, 1):
-        assert weight_reads(comfy, rank).count(models.flux(256, 1, 1, 17)) == 1  # this test alone has this one
+        assert weight_reads(comfy, rank).count(models.flux(256, 1, 1, True, 17)) == 1  # this test alone has this one
