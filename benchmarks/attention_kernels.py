@@ -18,7 +18,7 @@ from direct.pack import import_pack
 import_pack()
 
 from xdit_comfyui.parallel_backend.rank.attention.fastest_kernel import seconds_on_gpu  # noqa: E402
-from xdit_comfyui.parallel_backend.rank.attention.kernel_trials import KERNELS, Attention, flash3_on  # noqa: E402
+from xdit_comfyui.parallel_backend.rank.attention.kernel_trials import CALLS, Attention, flash3_on  # noqa: E402
 from xdit_comfyui.parallel_backend.sharding.attention.flash3 import Flash3  # noqa: E402
 
 ROUNDS = 3  # the fastest counts
@@ -52,12 +52,12 @@ CASES = [
 
 
 def kernels(device: torch.device) -> dict[str, Attention]:
-    found = {name: KERNELS[name] for name in ("cudnn", "flash")}
+    found = {name: CALLS[name] for name in ("cudnn", "flash")}
     flash3 = flash3_on(device)
     if not isinstance(flash3, Flash3):
         print(f"FlashAttention 3: {flash3}", flush=True)
         return found
-    return {"flash3": KERNELS["flash-attn 3"], **found}
+    return {"flash3": CALLS["flash3"], **found}
 
 
 def measured(case: Case, attention: Attention, device: torch.device) -> dict[str, float]:

@@ -124,7 +124,7 @@ def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None
     torch.cuda.set_device(rank)
     dist.init_process_group("cpu:gloo,cuda:nccl", store=dist.FileStore(store, size), rank=rank, world_size=size)
     import_pack()
-    from xdit_comfyui.parallel_backend.rank.attention.kernels import attention_kernel
+    from xdit_comfyui.parallel_backend.rank.attention.kernel_choice import attention_kernel
     from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
     from xdit_comfyui.parallel_backend.sharding.engine.session import Session
     from xdit_comfyui.parallel_backend.sharding.exchange.collectives import new_sequence_groups

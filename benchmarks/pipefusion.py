@@ -109,7 +109,7 @@ def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None
     torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl", store=dist.FileStore(store, size), rank=rank, world_size=size)
     import_pack()
-    from xdit_comfyui.parallel_backend.rank.attention.kernels import attention_kernel
+    from xdit_comfyui.parallel_backend.rank.attention.kernel_choice import attention_kernel
 
     rows, model, built = [], None, None
     for name in chosen(options.cases):

@@ -207,7 +207,7 @@ def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None
     import_pack()
     from gpu_run.flux.model_files import FLUX_DEV, TINY
     from xdit_comfyui.parallel_backend.contract.config import Degrees
-    from xdit_comfyui.parallel_backend.rank.attention.kernels import attention_kernel
+    from xdit_comfyui.parallel_backend.rank.attention.kernel_choice import attention_kernel
 
     shape = TINY if options.tiny else FLUX_DEV
     files, sizes = Files.below(options.work), (128,) if options.tiny else (1024, 2048)

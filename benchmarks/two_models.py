@@ -74,7 +74,7 @@ def serve(rank: int, size: int, store: str, options: argparse.Namespace) -> None
     import_pack()
     from gpu_run.models.wan import job
     from xdit_comfyui.parallel_backend.contract.config import Degrees
-    from xdit_comfyui.parallel_backend.rank.attention.kernels import attention_kernel
+    from xdit_comfyui.parallel_backend.rank.attention.kernel_choice import attention_kernel
 
     options.inputs = (TINY_LATENT if options.tiny else LATENT, job(options.tiny).context)
     measure = Measure(device, Degrees(ulysses=size), rank, 0, 0, 0)

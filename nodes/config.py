@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..parallel_backend.contract.config import (
-    ATTENTION_KERNELS,
+    ATTENTION_CHOICES,
     COMPILE,
     UNSUPPORTED,
     WEIGHTS,
@@ -51,7 +51,7 @@ class XDiTParallelConfig(io.ComfyNode):
                 strategy_input(),
                 io.Combo.Input(
                     "attention",
-                    options=list(ATTENTION_KERNELS),
+                    options=list(ATTENTION_CHOICES),
                     tooltip="Attention kernel in the ranks, in rings too. auto: the exact one that is the fastest for"
                     " each shape, measured once. flash3: FlashAttention 3, for Hopper GPUs (pip install fa3-fwd).",
                     advanced=True,

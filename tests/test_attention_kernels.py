@@ -5,6 +5,7 @@ A stand-in takes the place of FlashAttention 3's package; the last test takes th
 
 import logging
 import sys
+from dataclasses import replace
 from functools import partial
 from types import ModuleType, SimpleNamespace
 
@@ -14,11 +15,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfy.ldm.modules.attention import attention_pytorch
+from comfy_host import PACK_ROOT
 from support.parity import relative_error
 from torch.nn.attention import SDPBackend
-from xdit_comfyui.parallel_backend.rank.attention import kernel_trials, kernels
+from xdit_comfyui.parallel_backend.contract.attention_kernels import KERNELS, as_markdown
+from xdit_comfyui.parallel_backend.rank.attention import kernel_choice, kernel_trials, local_attention, torch_kernels
 from xdit_comfyui.parallel_backend.rank.attention.fastest_kernel import Fastest
-from xdit_comfyui.parallel_backend.rank.attention.kernels import LocalAttention, attention_kernel
+from xdit_comfyui.parallel_backend.rank.attention.kernel_choice import attention_kernel
+from xdit_comfyui.parallel_backend.rank.attention.local_attention import LocalAttention
 from xdit_comfyui.parallel_backend.sharding.attention import ring
 from xdit_comfyui.parallel_backend.sharding.attention.flash3 import Flash3
 from xdit_comfyui.parallel_backend.sharding.attention.lse_attention import attention_with_lse
@@ -319,8 +323,8 @@ class Shapes:
         self.clocked = []
         self.capturing = False
         self._calls = []
-        order = list(kernels.BACKENDS.values())
-        names = {backend: kernel for kernel, backend in kernels.BACKENDS.items()}
+        order = [kernel.backend for kernel in torch_kernels.KERNELS.values()]
+        names = {kernel.backend: name for name, kernel in torch_kernels.KERNELS.items()}
         stand_in = StandIn()
 
         def torchs(q, k, v, **options):
@@ -335,12 +339,14 @@ class Shapes:
             self._calls.append("flash3")
             return stand_in.compute(q, k, v, softmax_scale)
 
-        with_lse = {kernel: partial(torchs_with_lse, kernel) for kernel in kernels.BACKENDS}
+        stand_ins = {
+            name: replace(kernel, can=lambda params: True, with_lse=partial(torchs_with_lse, name))
+            for name, kernel in torch_kernels.KERNELS.items()
+        }
         monkeypatch.setattr(comfy.ops, "SDPA_BACKEND_PRIORITY", order, raising=False)
         monkeypatch.setattr(comfy.ops, "scaled_dot_product_attention", torchs)
-        monkeypatch.setattr(kernels, "WITH_LSE", with_lse)
-        monkeypatch.setattr(kernels, "TORCH_CAN", dict.fromkeys(kernels.BACKENDS, lambda params: True))
-        monkeypatch.setattr(kernels, "SMALL", 50_000)
+        monkeypatch.setattr(torch_kernels, "KERNELS", stand_ins)
+        monkeypatch.setattr(local_attention, "SMALL", 50_000)
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
         fastest = Fastest(tmp_path / "attention.json", "a GPU", self._clock)
         self.attention = LocalAttention(ALL, Flash3(FORWARD_ONLY, flash3, {}, (torch.bfloat16,)), fastest)
@@ -424,10 +430,11 @@ def test_what_is_first_on_a_gpu_without_flash3(monkeypatch, tmp_path, capability
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU of {tmp_path}")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91900)
     monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: torch.device("cuda", 0))
-    monkeypatch.setattr(kernels, "flash3_on", lambda device: kernel_trials.NOT_INSTALLED)
+    monkeypatch.setattr(kernel_choice, "flash3_on", lambda device: kernel_trials.NOT_INSTALLED)
     before = comfy.ops.scaled_dot_product_attention
+    backends = {name: kernel.backend for name, kernel in torch_kernels.KERNELS.items()}
     with attention_kernel(name, lambda line: None):
-        assert order == [kernels.BACKENDS[first], *(set(kernels.BACKENDS.values()) - {order[0]}), *kernels.REST]
+        assert order == [backends[first], *(set(backends.values()) - {order[0]}), *torch_kernels.REST]
         assert (comfy.ops.scaled_dot_product_attention is not before) == measures
         if measures:
             comfy.ops.scaled_dot_product_attention._fastest._remember("a shape", first)
@@ -457,3 +464,14 @@ def test_flash_attention_3_on_a_gpu(tmp_path, kv_heads):
         assert relative_error(attention(q, k, v, enable_gqa=True), expected) <= BF16_LIMIT
     out = LocalAttention(ALL, flash3, None)(q, k, v, enable_gqa=True)
     assert out.transpose(1, 2).is_contiguous()
+
+
+def test_every_kernel_of_the_table_is_tried_and_stands_in_the_help_page():
+    assert set(kernel_trials.CALLS) == set(KERNELS)
+    assert as_markdown() in (PACK_ROOT / "web" / "docs" / "XDiTParallelConfig.md").read_text()
+
+
+def test_auto_and_what_parallel_config_offers_is_exact_and_goes_into_rings():
+    offered = [kernel for kernel in KERNELS.values() if kernel.offered]
+    assert all(kernel.exact and kernel.lse for kernel in offered)
+    assert {kernel.name for kernel in offered} == {*torch_kernels.KERNELS, "flash3"}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from xdit_comfyui.parallel_backend.contract.config import (
-    ATTENTION_KERNELS,
+    ATTENTION_CHOICES,
     COMPILE,
     MAX_CPU_RANKS,
     STRATEGIES,
@@ -86,7 +86,7 @@ def test_gpus_that_are_not_there(numbers):
 @REPEATABLE
 @given(
     strategy=some.one_of(some.sampled_from(STRATEGIES), odd),
-    attention=some.one_of(some.sampled_from(ATTENTION_KERNELS), odd),
+    attention=some.one_of(some.sampled_from(ATTENTION_CHOICES), odd),
     unsupported=some.one_of(some.sampled_from(UNSUPPORTED), odd),
     compile=some.one_of(some.sampled_from(COMPILE), odd),
     weights=some.one_of(some.sampled_from(WEIGHTS), odd),
@@ -106,7 +106,7 @@ def test_configurations_of_any_values(
     }
     possible = {
         "strategy": STRATEGIES,
-        "attention": ATTENTION_KERNELS,
+        "attention": ATTENTION_CHOICES,
         "unsupported": UNSUPPORTED,
         "compile": COMPILE,
         "weights": WEIGHTS,

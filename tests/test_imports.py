@@ -15,7 +15,7 @@ IMPORTS = SOURCES.imports()
 # Which layers a layer may import from. Inside a layer there is no circle between rooms.
 LAYERS = {
     "nodes": {"doctor", "host", "contract", "loading", "comfyui"},
-    "doctor": {"host", "contract", "sharding", "comfyui"},
+    "doctor": {"host", "contract", "comfyui"},
     "host": {"contract", "sharding", "loading", "foreign", "comfyui", "transport", "system"},
     "rank": {"compiled", "contract", "sharding", "loading", "foreign", "comfyui", "transport", "system"},
     "compiled": {"sharding"},

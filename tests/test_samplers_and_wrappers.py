@@ -259,7 +259,9 @@ def test_cfg_and_ulysses_alternate_without_a_restart(client, comfy, models):
         saved = graph.save(with_negative(graph, model, steps=2))
         seen.append(client.latent(client.run(graph.prompt), saved.id))
         pids.add(frozenset(rank_pids(comfy)))
-    stock = both(client, models, lambda graph, model: with_negative(graph, model, steps=2), flux=(256, 1, 1, True, 17))[0]
+    stock = both(client, models, lambda graph, model: with_negative(graph, model, steps=2), flux=(256, 1, 1, True, 17))[
+        0
+    ]
     assert all(relative_error(latent, stock) <= TOLERANCE for latent in seen)
     assert len(pids) == 1 and len(next(iter(pids))) == 2
     for rank in (0, 1):

@@ -198,7 +198,7 @@ REPLACED = (
         "comfy.ops.scaled_dot_product_attention",
         "ranks",
         "the request ends",
-        "the fastest exact kernel (rank/attention/kernels.py)",
+        "the fastest exact kernel (rank/attention/local_attention.py)",
     ),
     Replaced(
         "attention functions of architectures that call them without transformer_options",

@@ -6,8 +6,9 @@ import math
 import re
 from dataclasses import dataclass, fields
 
+from .attention_kernels import CHOICES as ATTENTION_CHOICES
+
 STRATEGIES = ("auto", "manual")
-ATTENTION_KERNELS = ("auto", "comfyui", "cudnn", "flash", "flash3")
 COMPILE = ("auto", "on", "off")
 UNSUPPORTED = ("run on one device", "refuse")
 REPLICATE, SHARD, SHARD_OFFLOAD = "replicate", "shard", "shard + offload"
@@ -97,7 +98,7 @@ class ParallelConfig:
             raise ConfigError(f"degrees is {self.degrees!r}; use Degrees(ulysses, ring, cfg, batch, pipefusion)")
         for name, allowed in (
             ("strategy", STRATEGIES),
-            ("attention", ATTENTION_KERNELS),
+            ("attention", ATTENTION_CHOICES),
             ("unsupported", UNSUPPORTED),
             ("compile", COMPILE),
             ("weights", WEIGHTS),

@@ -8,33 +8,16 @@ from dataclasses import replace
 
 from comfy.model_management import throw_exception_if_processing_interrupted
 
+from ..contract.attention_kernels import KERNELS
 from ..contract.doctor_messages import Probe, Probed
 from ..contract.reports import Failed
 from ..host.base.errors import GroupError
 from ..host.group.process_group import POLL_SECONDS, ProcessGroup
 from ..host.strategy.link_speed import Link, Links
-from ..sharding.attention.flash3 import DISTRIBUTIONS
 from .report import AllToAll, Kernel, Problem, Report
 
 LIMIT_SECONDS = 120.0
 GRACE_SECONDS = 2.0
-USED = {
-    "cudnn": "attention cudnn; auto, from Hopper on, where no other is faster",
-    "flash": "attention flash; auto, up to Ada, where no other is faster",
-    "efficient": "where faster ones cannot, with masks for example",
-    "math": "the last resort, slow",
-    "flash-attn 2": "ComfyUI's --use-flash-attention",
-    "flash-attn 3": "attention flash3; auto, on Hopper, where no other is faster",
-    "sage": "ComfyUI's --use-sage-attention",
-    "xformers": "by ComfyUI when installed, unless --disable-xformers",
-}
-
-PACKAGES = {
-    "flash-attn 2": ("flash_attn",),
-    "flash-attn 3": tuple(DISTRIBUTIONS),
-    "sage": ("sageattention",),
-    "xformers": ("xformers",),
-}
 
 
 def run_probe(group: ProcessGroup, limit: float = LIMIT_SECONDS) -> list[Probed]:
@@ -110,15 +93,19 @@ def enter_kernels(report: Report, answers: list[Probed]) -> None:
         fault = next(iter(faults.values()), None)
         if 0 < len(faults) < len(trials):
             fault = f"rank {next(iter(faults))}: {fault}"
-        report.kernels.append(Kernel(trials[0].name, fault is None, fault, USED[trials[0].name]))
+        report.kernels.append(Kernel(trials[0].name, fault is None, fault, KERNELS[trials[0].name].used))
 
 
 def untried_kernels() -> list[Kernel]:
     """What is known of the kernels where no rank ran: the packages that are not installed."""
-    missing = {name for name, modules in PACKAGES.items() if not any(map(importlib.util.find_spec, modules))}
+    missing = {
+        kernel.name
+        for kernel in KERNELS.values()
+        if kernel.package and not any(map(importlib.util.find_spec, kernel.package))
+    }
     return [
-        Kernel(name, False, "not installed", used) if name in missing else Kernel(name, None, None, used)
-        for name, used in USED.items()
+        Kernel(name, False, "not installed", kernel.used) if name in missing else Kernel(name, None, None, kernel.used)
+        for name, kernel in KERNELS.items()
     ]
 
 

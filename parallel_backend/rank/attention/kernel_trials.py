@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ...contract import attention_kernels as known
 from ...contract.doctor_messages import KernelTrial
 from ...sharding.attention.flash3 import DISTRIBUTIONS, Flash3, runs_on
 
@@ -28,9 +29,9 @@ class CannotBeUsed(Exception):
 
 
 def kernel_trials(device: torch.device) -> tuple[KernelTrial, ...]:
-    """One trial for each of KERNELS on `device`, in bf16 (fp32 on a CPU)."""
+    """One trial for each of contract.attention_kernels on `device`, in bf16 (fp32 on a CPU)."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return tuple(KernelTrial(name, _fault(kernel, device, dtype)) for name, kernel in KERNELS.items())
+    return tuple(KernelTrial(name, _fault(kernel, device, dtype)) for name, kernel in CALLS.items())
 
 
 @functools.cache
@@ -62,7 +63,7 @@ def _fault(kernel: Attention, device: torch.device, dtype: torch.dtype) -> str |
     except CannotBeUsed as why:
         return str(why)
     except ModuleNotFoundError as missing:
-        return NOT_INSTALLED if (missing.name or "").partition(".")[0] in PACKAGES else f"does not load: {missing}"
+        return NOT_INSTALLED if (missing.name or "").partition(".")[0] in known.MODULES else f"does not load: {missing}"
     except Exception as fault:
         said = (str(fault).strip() or type(fault).__name__).splitlines()[0]
         if any(words in said for words in TORCH_HAS_NONE):
@@ -104,14 +105,13 @@ def _xformers(q, k, v):
     return memory_efficient_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
 
 
-PACKAGES = ("flash_attn", *DISTRIBUTIONS, "sageattention", "xformers")
-KERNELS: dict[str, Attention] = {
-    "cudnn": _sdpa(SDPBackend.CUDNN_ATTENTION),
-    "flash": _sdpa(SDPBackend.FLASH_ATTENTION),
-    "efficient": _sdpa(SDPBackend.EFFICIENT_ATTENTION),
-    "math": _sdpa(SDPBackend.MATH),
-    "flash-attn 2": _flash_attn_2,
-    "flash-attn 3": _flash_attn_3,
-    "sage": _sage,
-    "xformers": _xformers,
+CALLS: dict[str, Attention] = {
+    known.CUDNN: _sdpa(SDPBackend.CUDNN_ATTENTION),
+    known.FLASH: _sdpa(SDPBackend.FLASH_ATTENTION),
+    known.EFFICIENT: _sdpa(SDPBackend.EFFICIENT_ATTENTION),
+    known.MATH: _sdpa(SDPBackend.MATH),
+    known.FLASH2: _flash_attn_2,
+    known.FLASH3: _flash_attn_3,
+    known.SAGE: _sage,
+    known.XFORMERS: _xformers,
 }

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from ...contract.commands import Forward, Prepare
 from ...sharding.pipeline.schedule import Schedule
-from ..attention.kernels import attention_kernel
+from ..attention.kernel_choice import attention_kernel
 from .acceleration import accelerated
 from .agreement import Agreement
 from .mesh import Mesh, Meshes

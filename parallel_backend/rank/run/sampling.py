@@ -24,7 +24,7 @@ from ...sharding.guided.batch import BatchParallel
 from ...sharding.guided.cfg import CfgParallel
 from ...sharding.pipeline.pipelined_model import PipelinedModel
 from ...sharding.pipeline.schedule import Schedule
-from ..attention.kernels import attention_kernel
+from ..attention.kernel_choice import attention_kernel
 from ..weights.lock_step import LockStep, in_lock_step
 from .acceleration import accelerated
 from .agreement import Agreement

@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 
-DISTRIBUTIONS = {"flash_attn_interface": "flash_attn_3", "fa3_fwd_interface": "fa3-fwd"}  # by module, the first wins
+from ...contract.attention_kernels import FLASH3, KERNELS
+
+DISTRIBUTIONS = KERNELS[FLASH3].package  # by module, the first wins
 HOPPER = 9  # major compute capability
 MOST_HEAD_SIZE, HEAD_SIZE_STEP = 256, 8
 

@@ -2,7 +2,7 @@
 
 `attention_with_lse` takes the fastest kernel of torch that can: cuDNN or FlashAttention on CUDA without a mask,
 the memory-efficient kernel with one or in fp32, the flash kernel on the CPU, and plain softmax elsewhere. What a rank
-takes in its place for calls without a mask is chosen in rank/attention/kernels.py.
+takes in its place for calls without a mask is chosen in rank/attention/local_attention.py.
 """
 
 import torch

@@ -1,98 +1,23 @@
-"""Which attention kernel the ranks use, below the exchange: the one that is asked for, or the fastest."""
+"""Attention on one device by the best of several kernels, for ComfyUI's own calls and for a ring's."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import logging
 from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType
 
-import comfy.model_management
 import comfy.ops
 import torch
 from torch.nn.attention import SDPBackend
 
+from ...contract.attention_kernels import FLASH3
 from ...sharding.attention.flash3 import Flash3
-from ...sharding.attention.lse_attention import (
-    CUDNN_HEAD_SIZE,
-    FLASH_HEAD_SIZE,
-    attention_with_lse,
-    cudnn_is_faster,
-    cudnn_with_lse,
-    flash_with_lse,
-)
-from ...sharding.attention.ring import KernelWithLse
-from .fastest_kernel import Fastest, fastest_file
-from .kernel_trials import NOT_FOR_DEVICE, NOT_INSTALLED, flash3_on
+from ...sharding.attention.lse_attention import attention_with_lse
+from . import torch_kernels
+from .fastest_kernel import Fastest
 
-AUTO, COMFYUI, CUDNN, FLASH, FLASH3 = "auto", "comfyui", "cudnn", "flash", "flash3"
-# Of torch's kernels, best first. "comfyui" is ComfyUI's SDPA_BACKEND_PRIORITY.
-ORDERS = {
-    COMFYUI: (FLASH, CUDNN),
-    CUDNN: (CUDNN, FLASH),
-    FLASH: (FLASH, CUDNN),
-}
-BACKENDS = {CUDNN: SDPBackend.CUDNN_ATTENTION, FLASH: SDPBackend.FLASH_ATTENTION}
-TORCH_CAN = {CUDNN: torch.backends.cuda.can_use_cudnn_attention, FLASH: torch.backends.cuda.can_use_flash_attention}
-REST = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-WITH_LSE = {CUDNN: cudnn_with_lse, FLASH: flash_with_lse}
-LSE_HEAD_SIZE, LSE_HEAD_STEP = {CUDNN: CUDNN_HEAD_SIZE, FLASH: FLASH_HEAD_SIZE}, 8
 # Floating point operations below which a call is bound by its launch, and torch's is the shortest.
 SMALL = 1e10
-
-
-@contextlib.contextmanager
-def attention_kernel(name: str, note: Callable[[str], None] = logging.warning) -> Iterator[KernelWithLse]:
-    """ComfyUI's scaled dot product attention by the kernel `name` of config.ATTENTION_KERNELS while the context lasts.
-    Gives the attention of the same kernel that a ring takes. `note(line)` hears that flash3 cannot be had.
-
-    "auto": the fastest for each shape, without a measurement FlashAttention 3 on a Hopper GPU where it is installed,
-    else cuDNN from Hopper on, else ComfyUI's order; "comfyui": ComfyUI's order; others: this kernel first. A call that
-    a kernel cannot serve (mask, dtype, head size) goes to the next one, at last to those of torch.
-    """
-    device = torch.device("cpu") if not torch.cuda.is_available() else comfy.model_management.get_torch_device()
-    flash3 = _flash3(device, name, note) if name in (AUTO, FLASH3) else None
-    kernels = ((FLASH3,) if flash3 is not None else ()) + _torch_kernels(device, name)
-    fastest = _fastest(_machine(device, flash3)) if name == AUTO and device.type == "cuda" else None
-    attention = LocalAttention(kernels, flash3, fastest)
-    with attention.in_comfyui() if name != COMFYUI else contextlib.nullcontext():
-        yield attention.with_lse
-
-
-def _flash3(device: torch.device, name: str, note: Callable[[str], None]) -> Flash3 | None:
-    found = flash3_on(device)
-    if isinstance(found, Flash3):
-        return found
-    if name == FLASH3:
-        note(
-            f"attention flash3 cannot be had (FlashAttention 3: {found}), so PyTorch's kernels are used; it runs on"
-            " Hopper GPUs (H100, H200), after pip install fa3-fwd"
-        )
-    elif found not in (NOT_INSTALLED, NOT_FOR_DEVICE):
-        note(f"FlashAttention 3 is installed, but {found}: PyTorch's attention kernels are used")
-    return None
-
-
-def _torch_kernels(device: torch.device, name: str) -> tuple[str, ...]:
-    """Those of torch, best first."""
-    if device.type != "cuda":
-        return ()
-    if name in (AUTO, FLASH3):
-        name = CUDNN if cudnn_is_faster(device) else COMFYUI
-    return ORDERS[name]
-
-
-def _machine(device: torch.device, flash3: Flash3 | None) -> str:
-    """What a measurement counts for."""
-    third = f"{flash3.module} {flash3.version}" if flash3 is not None else "no FlashAttention 3"
-    gpu = torch.cuda.get_device_name(device)
-    return f"{gpu}, torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}, {third}"
-
-
-@functools.cache
-def _fastest(machine: str) -> Fastest:
-    return Fastest(fastest_file(), machine)
 
 
 class LocalAttention:
@@ -152,7 +77,9 @@ class LocalAttention:
         def run(kernel: str | None) -> tuple[torch.Tensor, torch.Tensor]:
             if kernel is None:
                 return attention_with_lse(q, k, v, mask, scale)
-            return (self._flash3 if kernel == FLASH3 else WITH_LSE[kernel])(q, k, v, scale)
+            if kernel == FLASH3:
+                return self._flash3(q, k, v, scale)
+            return torch_kernels.KERNELS[kernel].with_lse(q, k, v, scale)
 
         return run(self._choose(q, k, v, run, lse=True) if mask is None else None)
 
@@ -180,16 +107,13 @@ class LocalAttention:
     def _serves(self, kernel: str, q, k, v, lse: bool) -> bool:
         if kernel == FLASH3:
             return self._flash3.serves(q)
-        if lse and (q.shape[-1] > LSE_HEAD_SIZE[kernel] or q.shape[-1] % LSE_HEAD_STEP):
-            return False
-        return TORCH_CAN[kernel](torch.backends.cuda.SDPAParams(q, k, v, None, 0.0, False, q.shape[1] != k.shape[1]))
+        return torch_kernels.KERNELS[kernel].serves(q, k, v, lse)
 
     def _torch_first(self, kernel: str | None) -> None:
         """Torch tries `kernel` first, or its own best, for calls from now on."""
-        torch_kernels = [name for name in self._kernels if name in BACKENDS]
-        if torch_kernels:
-            torch_kernels.sort(key=lambda name: name != kernel)
-            self._order[:] = [BACKENDS[name] for name in torch_kernels] + REST
+        names = sorted((name for name in self._kernels if name != FLASH3), key=lambda name: name != kernel)
+        if names:
+            self._order[:] = [torch_kernels.KERNELS[name].backend for name in names] + torch_kernels.REST
 
 
 def _goes_to_torch(function: Callable) -> bool:
