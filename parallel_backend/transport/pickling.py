@@ -30,7 +30,8 @@ from .packs import in_order, pack_of
 MODULE_LIMIT = 1024 * 1024
 # Left behind by ComfyUI's loading of a module on the host; a rank loads the module itself.
 HOST_MODULE_STATE = frozenset(
-    "_v _v_signature _prefetch _pins _pin_state dynamic_vbars dynamic_pins dynamic_patchers current_patcher"
+    "_v _v_signature _v_weight _v_bias _v_block _v_block_faulted _comfy_graph _comfy_cross_step_state"
+    " _prefetch _pins _pin_state dynamic_vbars dynamic_pins dynamic_patchers current_patcher"
     " weight_lowvram_function bias_lowvram_function comfy_patched_weights".split()
 )
 HOST_MODULE_LISTS = frozenset(("weight_function", "bias_function"))
