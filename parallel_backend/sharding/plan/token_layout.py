@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 
 from ..exchange.collectives import TokenSplit, split_evenly
+from .errors import ShardingError
 from .patch_lengths import patch_lengths
 
 Segments = tuple[str, ...]
@@ -70,14 +72,18 @@ class Layout:
         return torch.cat(parts, dim) if len(parts) > 1 else parts[0].clone(memory_format=torch.contiguous_format)
 
     def take_ranges(self, ranges: list[tuple], segments: Segments) -> list[tuple]:
-        """(start, end, ...) over the whole → the same rows counted locally; `end` may be None for the end."""
+        """(start, end, ...) over the whole → the same rows counted locally; `end` may be None for the end.
+
+        What follows the two bounds stays, but for a tensor with one row for each row of the range: it keeps this rank's.
+        """
         total, local, offset = self.total(segments), [], 0
         for start, end in self.spans(segments, self.rank):
             for first, last, *rest in ranges:
-                low = max(start, first)
-                high = min(end, total if last is None else last)
+                last = total if last is None else last
+                low, high = max(start, first), min(end, last)
                 if low < high:
-                    local.append((low - start + offset, high - start + offset, *rest))
+                    kept = (_rows_of(item, last - first, low - first, high - first) for item in rest)
+                    local.append((low - start + offset, high - start + offset, *kept))
             offset += end - start
         return local
 
@@ -89,3 +95,12 @@ class Layout:
             for start, end in self.spans(segments, rank)
         ]
         return torch.cat(rows)
+
+
+def _rows_of(item: Any, rows: int, start: int, end: int) -> Any:
+    """Rows [start, end) of a tensor that has as many as its range; one row for all, or an index, stays as it is."""
+    if isinstance(item, torch.Tensor) and item.ndim > 0 and item.shape[0] != 1:
+        if item.shape[0] != rows:
+            raise ShardingError(f"a range of {rows} tokens came with a tensor of shape {tuple(item.shape)}")
+        return item[start:end]
+    return item
