@@ -2,8 +2,10 @@
 
 import importlib
 import inspect
+from types import SimpleNamespace
 from unittest import mock
 
+import comfyui_version
 import pytest
 from support.architectures import architectures
 from support.model_matrix import architecture_of
@@ -11,14 +13,16 @@ from support.model_side import run
 from xdit_comfyui.parallel_backend.sharding.engine.engine import ShardedModel
 from xdit_comfyui.parallel_backend.sharding.engine.session import Session
 from xdit_comfyui.parallel_backend.sharding.exchange.collectives import SequenceGroups
+from xdit_comfyui.parallel_backend.sharding.guided.guided_call import rows_stay_together
 from xdit_comfyui.parallel_backend.sharding.plan import modules
 from xdit_comfyui.parallel_backend.sharding.plan.errors import ShardingError
 from xdit_comfyui.parallel_backend.sharding.plans import PLANS
-from xdit_comfyui.parallel_backend.sharding.plans.unsharded import UNSHARDED
+from xdit_comfyui.parallel_backend.sharding.plans.unsharded import LATER, ROWS_TOGETHER, UNSHARDED
 
 from models.cases import CASES
 
 SUPPORTED = architectures()
+COMFYUI = tuple(map(int, comfyui_version.__version__.split(".")[:2]))
 ONE_RANK = SequenceGroups(None, 0, 1, None, 0, 1, (0,), None)
 PLAIN = {architecture_of(case): case for case in CASES.values() if case.name.endswith(": plain")}
 
@@ -32,7 +36,11 @@ def test_the_class_of_every_supported_model_is_found():
 @pytest.mark.parametrize("architecture", sorted({*SUPPORTED.values(), *PLANS, *UNSHARDED}))
 def test_planned_and_tested_or_listed_as_unsharded(architecture):
     names = [name for name, found in SUPPORTED.items() if found == architecture]
+    since, later = LATER.get(architecture, ("0", names))
+    if not names and tuple(map(int, since.split("."))) > COMFYUI:
+        pytest.skip(f"ComfyUI {since} brought {', '.join(later)}")
     assert names, "no supported model of this ComfyUI has this class"
+    assert architecture not in LATER or names == list(later)
     assert (architecture in PLANS) != (architecture in UNSHARDED), f"{names}: in one of plan and list, not in both"
     assert (architecture in PLANS) == (architecture in PLAIN), f"{names}: a plan needs a plain case, and the reverse"
 
@@ -68,3 +76,12 @@ def renamed(model, blocks, old: str):
 
     forward.__signature__ = signature.replace(parameters=parameters)
     return mock.patch.object(owner, name, forward)
+
+
+@pytest.mark.parametrize("architecture", sorted(ROWS_TOGETHER))
+def test_rows_that_are_one_call_are_not_divided(architecture):
+    """By the class alone, so also on a ComfyUI that does not have it."""
+    module, _, name = architecture.rpartition(".")
+    patcher = SimpleNamespace(model=SimpleNamespace(diffusion_model=type(name, (), {"__module__": module})()))
+    why = rows_stay_together(patcher, {}, [], 2)
+    assert architecture in why and ROWS_TOGETHER[architecture] in why

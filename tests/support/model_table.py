@@ -124,11 +124,13 @@ def passed(error: float | str) -> bool:
 
 def render(cases: dict[str, ModelCase], results: dict[str, dict]) -> str:
     import comfyui_version
-    from xdit_comfyui.parallel_backend.sharding.plans.unsharded import UNSHARDED
+    from xdit_comfyui.parallel_backend.sharding.plans.unsharded import LATER, UNSHARDED
 
     names, rows = defaultdict(list), defaultdict(list)
     for name, architecture in architectures().items():
         names[architecture].append(name)
+    for architecture, (version, later) in LATER.items():
+        names[architecture] = [f"{name} (from ComfyUI {version})" for name in later]
     for case in cases.values():
         rows[architecture_of(case)].append(case)
     commits = sorted({result["commit"] for result in results.values()})

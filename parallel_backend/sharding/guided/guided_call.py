@@ -10,6 +10,8 @@ from ..foreign.condition_rules import UNKNOWN, WEIGHS, why_together
 from ..foreign.foreign_conditions import foreign_conditions, too_many_hints, uncut_constants
 from ..foreign.model_watch import watch
 from ..foreign.node_code import NodeCode, node_code
+from ..plan.plan import class_path
+from ..plans.unsharded import ROWS_TOGETHER
 
 
 def weighs_conditions(patcher: Any, model_options: dict[str, Any], conds: list) -> str | None:
@@ -49,6 +51,9 @@ def rows_stay_together(patcher: Any, model_options: dict[str, Any], conds: list,
     """Why the rows of a latent batch are those of the same model calls as on one device; "" if they may be divided.
     Arguments as of `conditions_stay_together`.
     """
+    architecture = class_path(getattr(patcher.model, "diffusion_model", None))
+    if architecture in ROWS_TOGETHER:
+        return f"{architecture}: {ROWS_TOGETHER[architecture]}"
     found = next((code for code in node_code(patcher, model_options, conds) if not _by_row(code)), None)
     if found is not None:
         return f"{found} works on the whole batch"

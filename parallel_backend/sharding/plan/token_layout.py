@@ -74,7 +74,7 @@ class Layout:
     def take_ranges(self, ranges: list[tuple], segments: Segments) -> list[tuple]:
         """(start, end, ...) over the whole → the same rows counted locally; `end` may be None for the end.
 
-        What follows the two bounds stays, but for a tensor with one row for each row of the range: it keeps this rank's.
+        What follows the bounds stays, but for a tensor with one row for each row of the range: it keeps this rank's.
         """
         total, local, offset = self.total(segments), [], 0
         for start, end in self.spans(segments, self.rank):

@@ -15,6 +15,14 @@ UNSHARDED: dict[str, str] = {
     "comfy.ldm.hunyuan3d.model.Hunyuan3Dv2": _SHAPES,
     "comfy.ldm.hunyuan3dv2_1.hunyuandit.HunYuanDiTPlain": _SHAPES,
     "comfy.ldm.triposplat.model.LatentSeqMMFlowModel": _SHAPES,
+    "comfy.ldm.trellis2.model.Trellis2": (
+        "3D: attention among the voxels of a shape. All voxels of a batch are one list: not by batch either."
+    ),
+    "comfy.ldm.minimax_music.dit.MiniMaxMusic3DiT": _AUDIO,
+    "comfy.ldm.wan.model_animate2.WanAnimate2Model": (
+        "Two branches whose blocks call each other's parts: each frame attends to all of the video and to one frame of"
+        " the pose, which is kept whole between steps."
+    ),
     "comfy.ldm.wan.ar_model.CausalWanModel": (
         "Makes a video frame by frame: it keeps whole keys and values of earlier frames, and a call has few tokens."
     ),
@@ -28,4 +36,16 @@ UNSHARDED: dict[str, str] = {
     "comfy.ldm.depth_anything_3.model.DepthAnything3Net": "Estimates depth in one pass: nothing is sampled.",
     "comfy.ldm.rt_detr.rtdetr_v4.RTv4": "Detects objects in one pass: nothing is sampled.",
     "comfy.ldm.sam3.detector.SAM3Model": "Segments pictures in one pass: nothing is sampled.",
+}
+
+# Of them, those that the oldest supported ComfyUI does not have: since when, and their names in supported_models.
+LATER: dict[str, tuple[str, tuple[str, ...]]] = {
+    "comfy.ldm.wan.model_animate2.WanAnimate2Model": ("0.31", ("WAN_Animate2",)),
+    "comfy.ldm.minimax_music.dit.MiniMaxMusic3DiT": ("0.33", ("MiniMaxMusic3",)),
+    "comfy.ldm.trellis2.model.Trellis2": ("0.34", ("Trellis2",)),
+}
+
+# Models whose rows are one call: groups of a batch degree would each get what describes all rows.
+ROWS_TOGETHER: dict[str, str] = {
+    "comfy.ldm.trellis2.model.Trellis2": "the voxels of all shapes of a batch are one list",
 }
