@@ -2,8 +2,8 @@
 
 python3 scripts/test.py [arguments for pytest]
 
-Without arguments all tests run, in two processes at a time: most wait for ranks and ComfyUIs more than they compute.
-Then those of faults, which are about ranks that do not answer in time. The slowest are listed.
+Without arguments all tests run, in three processes at a time, as most also wait for ranks and
+ComfyUIs. Then those of faults, which are about ranks that do not answer in time. The slowest are listed.
 """
 
 import os
@@ -14,8 +14,8 @@ import time
 from comfy_host import PACK_ROOT, SetupError, ensure_host
 
 FAULTS = "tests/faults"
-TWO_AT_A_TIME = ("--numprocesses", "2", "--durations", "30")
-ALL = {"pytest": (*TWO_AT_A_TIME, f"--ignore={FAULTS}"), "pytest of faults": (*TWO_AT_A_TIME, FAULTS)}
+THREE_AT_A_TIME = ("--numprocesses", "3", "--durations", "30")
+ALL = {"pytest": (*THREE_AT_A_TIME, f"--ignore={FAULTS}"), "pytest of faults": (*THREE_AT_A_TIME, FAULTS)}
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from support.comfy_client import PromptFailed
 from support.compare import TOLERANCE, both
 from support.parity import relative_error
 from support.prompts import Graph
+from support.scheduling import full_run
 from support.tiny_models import WAN_CONTEXT
 
 FOUR_HEADS = (512, 1, 2)
@@ -53,6 +54,7 @@ def test_flux_by_ulysses_and_ring_together(client, models, node):
     assert relative_error(found, stock) <= TOLERANCE
 
 
+@full_run
 @pytest.mark.parametrize("node", ["ForeignRegionalAttention", "ForeignHeadScales"])
 def test_flux_compiled(client, comfy, models, node):
     begin = comfy.log.stat().st_size

@@ -11,6 +11,7 @@ import pytest
 from support.images import write_random_image
 from support.parity import relative_error
 from support.prompts import Graph
+from support.scheduling import full_run
 from support.wide_models import QWEN_IMAGE_CONTEXT, Z_IMAGE_CONTEXT
 
 TOLERANCE = 1e-5
@@ -91,7 +92,7 @@ CONTROL = {"qwen_image": with_qwen_controlnet, "z_image": with_z_image_control}
 ALONE = pytest.mark.skipif(os.environ.get("XDIT_TEST_WIDE") != "all", reason="long: XDIT_TEST_WIDE=all runs it")
 
 
-@pytest.mark.parametrize("family", ["qwen_image", "z_image"])
+@pytest.mark.parametrize("family", [pytest.param("qwen_image", marks=full_run), "z_image"])
 @pytest.mark.parametrize(
     "what",
     [

@@ -15,7 +15,7 @@ from .cache import SetupError, cache_dir, locked
 from .environment import ensure_environment
 from .tree import PACK_ROOT, find_tree, unpacked_tree
 
-__all__ = ["PACK_ROOT", "Host", "SetupError", "ensure_host"]
+__all__ = ["PACK_ROOT", "Host", "SetupError", "cache_dir", "ensure_host"]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 from support.model_matrix import TOLERANCE
 from support.model_side import TREE
 from support.rank_set import RankSets
+from support.scheduling import full_run
 
 from models.cases import CASES
 
@@ -37,7 +38,11 @@ def test_compiled_equals_whole(rank_sets, name, split):
 
 @pytest.mark.parametrize(
     ("name", "ranks", "backend"),
-    [("flux: plain", 2, "aot_eager"), ("hunyuan-video: plain", 3, "aot_eager"), ("flux: plain", 2, "inductor")],
+    [
+        ("flux: plain", 2, "aot_eager"),
+        ("hunyuan-video: plain", 3, "aot_eager"),
+        pytest.param("flux: plain", 2, "inductor", marks=full_run),
+    ],
 )
 def test_keys_are_announced_where_something_does_not_wait_for_attention(rank_sets, name, ranks, backend):
     """In single blocks: their MLP lies beside attention."""

@@ -7,7 +7,10 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 ALL = "XDIT_TEST_ALL"
+FULL = os.environ.get(ALL) == "1"
 KINDS = ("loader", "stock")  # of MODELs: xDiT Loader's, and a stock loader's given to xDiT Sampler
+# Long cases of what shorter ones show, too.
+full_run = pytest.mark.skipif(not FULL, reason=f"long, and others show it too; run by {ALL}=1")
 SHARED_RANKS = ("tests/models", "tests/sharding")
 
 
@@ -39,7 +42,7 @@ def one_kind_each(items: list) -> None:
 
     XDIT_TEST_ALL=1 runs both of all. Pairs: `loader` and `stock` as a parameter's value, all else alike.
     """
-    if os.environ.get(ALL) == "1":
+    if FULL:
         return
     pairs: dict[tuple, dict[str, object]] = {}
     for item in items:
