@@ -1,5 +1,7 @@
 """MiniMax H3."""
 
+import inspect
+
 import torch
 from support.model_case import ModelCase, randn
 
@@ -14,23 +16,38 @@ def build(**kwargs):
     )  # fmt: skip
 
 
-def inputs(size=(3, 6, 10), sound=7, tokens=33, payload=None):
+def takes_masks() -> bool:
+    """Whether the model knows rows that are sampled in part, as from ComfyUI 0.31 on."""
+    import comfy.ldm.minimax.model
+
+    return "denoise_mask" in inspect.signature(comfy.ldm.minimax.model.MiniMaxH3Model.forward).parameters
+
+
+def inputs(size=(3, 6, 10), sound=7, tokens=33, payload=None, masked=False):
     def make():
         latents = [randn(1, 24, *size, seed=1), randn(1, 32, 2, sound, seed=6)]
-        return (
-            (latents, randn(1, seed=5).sigmoid() * 1000, randn(1, tokens, 64, seed=2)),
-            {"minimax_payload": payload() if payload else {}},
-        )
+        options = {"minimax_payload": payload() if payload else {}}
+        if masked:  # every row at a strength of its own
+            options["denoise_mask"] = randn(1, 1, *size, seed=10).sigmoid()
+            options["audio_denoise_mask"] = randn(1, 1, 2, sound, seed=11).sigmoid()
+        return (latents, randn(1, seed=5).sigmoid() * 1000, randn(1, tokens, 64, seed=2)), options
 
     return make
 
 
 def keyframes():
-    """The first and the last frame are given; some text tokens stand for pictures."""
+    """The first and the last frame are given; some text tokens stand for pictures.
+
+    ComfyUI up to 0.30 reads `frame_count`, later ones `latent`.
+    """
+    latents = [randn(1, 24, 1, 6, 10, seed=7), randn(1, 24, 1, 6, 10, seed=8)]
+    places = [0, 8]
     return {
-        "keyframes": [{"resolved_frame_index": 0}, {"resolved_frame_index": 8}],
+        "keyframes": [
+            {"resolved_frame_index": place, "latent": latent} for place, latent in zip(places, latents, strict=True)
+        ],
         "frame_count": 9,
-        "cond_video_latents": [randn(1, 24, 1, 6, 10, seed=7), randn(1, 24, 1, 6, 10, seed=8)],
+        "cond_video_latents": latents,
         "visual_cond_noise_aug": 0.9,
         "text_token_tags": (torch.arange(33) // 10 % 2)[None],
     }
@@ -54,3 +71,5 @@ CASES = [
     ModelCase("minimax-h3: keyframes", build, inputs(payload=keyframes)),
     ModelCase("minimax-h3: references with sound", build, inputs(payload=references)),
 ]
+if takes_masks():
+    CASES.append(ModelCase("minimax-h3: masks and keyframes", build, inputs(payload=keyframes, masked=True)))
