@@ -11,7 +11,7 @@ from ..sharding.plan.plan import class_path
 from ..sharding.plans.kernels_only import KERNELS_ONLY
 from .blocks import CompiledBlocks
 from .graphs import GraphedForward
-from .rope import open_to_the_compiler
+from .kitchen_formulas import open_to_the_compiler
 
 MOST_VARIANTS = 64  # of one kind of block: shapes, masks, references
 
