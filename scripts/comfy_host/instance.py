@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ PACK_NAME = "xdit-comfyui"
 MODEL_FOLDERS = ("checkpoints", "controlnet", "diffusers", "diffusion_models", "loras", "text_encoders", "vae")
 MARK = "XDIT_HOST_INSTANCE"  # in the environment of an instance and of every process that it starts
 PR_SET_PDEATHSIG = 1
+PORTS = range(20000, 30000)
 libc = ctypes.CDLL(None)
 
 
@@ -164,9 +166,18 @@ class ComfyInstance:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens on, below those that the system gives to connections: until ComfyUI listens, some
+    seconds later, one of those may be gone.
+    """
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise InstanceError(f"no port from {PORTS.start} to {PORTS.stop - 1} is free")
 
 
 def _end_with_parent() -> None:

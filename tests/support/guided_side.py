@@ -39,7 +39,7 @@ class GuidedCall:
             [{"uuid": index, "model_conds": {"context": comfy.conds.CONDRegular(text), **shared}}]
             for index, text in enumerate(texts)
         ]
-        self.current_patcher = self
+        self.current_patcher = self.model = self
         self.seen = 0
 
     def run(self, wrappers: list) -> torch.Tensor:
