@@ -147,9 +147,12 @@ def memory_of(standing: Standing | None, of_gpu: bool) -> dict[str, Any]:
     models = [{"title": title, "bytes": size} for title, size in standing.models]
     if not of_gpu:
         return {"models": models, "memory": None}
-    weights, free, total = sum(size for _, size in standing.models), standing.memory.free, standing.memory.total
-    other = max(0, total - free - weights)
-    return {"models": models, "memory": {"weights": weights, "other": other, "free": free, "total": total}}
+    weights, memory = sum(size for _, size in standing.models), standing.device_memory
+    other = max(0, memory.total - memory.free - weights)
+    return {
+        "models": models,
+        "memory": {"weights": weights, "other": other, "free": memory.free, "total": memory.total},
+    }
 
 
 def _resident_ram(pid: int) -> int | None:
