@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import comfy.model_management
@@ -13,8 +14,11 @@ from xdit_comfyui.parallel_backend.contract.config import ConfigError
 from xdit_comfyui.parallel_backend.contract.encoding import decode, encode
 from xdit_comfyui.parallel_backend.contract.recipe import Recipe
 from xdit_comfyui.parallel_backend.contract.reports import (
+    IDLE,
+    SAMPLING,
     Failed,
     Finished,
+    Heartbeat,
     Memory,
     Prepared,
     Raised,
@@ -31,6 +35,7 @@ from xdit_comfyui.parallel_backend.host.group import manager as manager_module
 from xdit_comfyui.parallel_backend.host.group import process_group
 from xdit_comfyui.parallel_backend.host.group.manager import GroupManager
 from xdit_comfyui.parallel_backend.host.group.replies import Answers
+from xdit_comfyui.parallel_backend.host.group.watchdog import Watch
 from xdit_comfyui.parallel_backend.host.owner import Owner
 from xdit_comfyui.parallel_backend.host.run.reading_display import LoadingBar
 from xdit_comfyui.parallel_backend.loading import meta_loading
@@ -158,6 +163,29 @@ def test_an_answer_that_comes_too_late_answers_no_later_question(monkeypatch):
     finally:
         group.kill()
     assert standing.memory == Memory(5, 10)
+
+
+def test_a_stall_is_told_as_it_was_seen_though_the_rank_goes_on_while_it_is_asked():
+    causes = []
+
+    class Stalled:
+        size, devices = 1, DeviceSet("cpu", (0,))
+
+        def ask(self, stacks, ranks=None):
+            watch.heard(0, Heartbeat(IDLE, 2))
+            return {0: Standing(stack=("here",))}
+
+        def name(self, rank):
+            return f"rank {rank}"
+
+        def lose(self, cause):
+            causes.append(str(cause()))
+
+    watch = Watch(Stalled(), replace(Limits.from_environment(), stall=3.0))
+    for _ in range(5):
+        watch.heard(0, Heartbeat(SAMPLING, 1))
+        watch._tick(1.0)
+    assert causes and causes[0].startswith("rank 0 has made no progress for 3 s while sampling.")
 
 
 # Events
