@@ -30,7 +30,7 @@ class Footprint:
 
     @staticmethod
     @once_per_model
-    def of(model: torch.nn.Module, plan: Plan | None) -> Footprint:
+    def of(model: Any, plan: Plan | None) -> Footprint:
         """Of a BaseModel, which may be on meta, and its architecture's plan."""
         paths = block_paths(model.diffusion_model, plan) if plan is not None else ()
         sizes, rest = dict.fromkeys(paths, 0), 0
