@@ -132,6 +132,7 @@ class Rank:
             case Prepare():
                 self._prepare(message)
             case Go():
+                assert self._prepared is not None, "Go came without a prepared request"
                 self._go(*self._prepared)
             case Forward():
                 self._forward_call(message)
@@ -167,10 +168,11 @@ class Rank:
             if self._followed:  # what is compiled or captured is the model as its file has it
                 message = replace(message, compile=False)
         except Exception as error:
+            cause = error
             if isinstance(error, ModelNotLoaded):
-                stage, error = "load", error.__cause__
+                stage, cause = "load", error.cause
             self._end(message.request)
-            self._link.send(Rejected(message.request, self._rank, stage, raised(error)))
+            self._link.send(Rejected(message.request, self._rank, stage, raised(cause)))
             return
         finally:
             self._pulse.reading = no_reading  # else it would keep the weights from being freed
@@ -346,9 +348,9 @@ def is_out_of_memory(error: Exception) -> bool:
     return comfy.model_management.is_oom(error) or isinstance(error, MemoryError) or NO_MEMORY in str(error)
 
 
-def attach_plan(model: torch.nn.Module) -> None:
-    """Put the hooks of its architecture's plan on a freshly loaded model, if there is a plan; in any case it is watched
-    from now on.
+def attach_plan(model: Any) -> None:
+    """Put the hooks of its architecture's plan on a freshly loaded BaseModel, if there is a plan; in any case it is
+    watched from now on.
     """
     model.xdit_calls = ModelCalls(model.diffusion_model)
     watch(model.diffusion_model)
