@@ -168,11 +168,12 @@ class Rank:
             if self._followed:  # what is compiled or captured is the model as its file has it
                 message = replace(message, compile=False)
         except Exception as error:
-            cause = error
             if isinstance(error, ModelNotLoaded):
-                stage, cause = "load", error.cause
+                why, stage = raised(error.cause), "load"
+            else:
+                why = raised(error)
             self._end(message.request)
-            self._link.send(Rejected(message.request, self._rank, stage, raised(cause)))
+            self._link.send(Rejected(message.request, self._rank, stage, why))
             return
         finally:
             self._pulse.reading = no_reading  # else it would keep the weights from being freed

@@ -29,18 +29,18 @@ class ForwardServer:
         self._reader = reader
         self._mesh = mesh
         self._model = reader.patchers[0].model
-        self._contexts = contextlib.ExitStack()
         self._session: Session | None = None  # of a rank that takes part
-        if mesh.takes_part:
-            self._session = self._contexts.enter_context(sharded(reader.patchers, mesh, meshes))
-            note = self._session.note
-            if options.compile:
-                self._contexts.enter_context(accelerated(reader.patchers, mesh, options, note))
-            kernel = attention_kernel(options.attention, note)
-            self._session.kernel_with_lse = self._contexts.enter_context(kernel)
-            schedule = Schedule(options.patches, options.warmup_steps)
-            self._contexts.enter_context(pipelined(reader.patchers, mesh, self._session, schedule, options.compile))
-            reader.patchers[0].pre_run()
+        with contextlib.ExitStack() as contexts:  # what was entered ends where the rest cannot be
+            if mesh.takes_part:
+                self._session = session = contexts.enter_context(sharded(reader.patchers, mesh, meshes))
+                if options.compile:
+                    contexts.enter_context(accelerated(reader.patchers, mesh, options, session.note))
+                kernel = attention_kernel(options.attention, session.note)
+                session.kernel_with_lse = contexts.enter_context(kernel)
+                schedule = Schedule(options.patches, options.warmup_steps)
+                contexts.enter_context(pipelined(reader.patchers, mesh, session, schedule, options.compile))
+                reader.patchers[0].pre_run()
+            self._contexts = contexts.pop_all()
 
     def call(self, message: Forward, cancelled: CancelSignal) -> tuple[Any, bytes, tuple[str, ...]]:
         """The diffusion model's output for one call, a tensor or several (rank 0's on every rank; None in a rank that
