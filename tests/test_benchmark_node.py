@@ -10,9 +10,9 @@ import pytest
 import torch
 from support.prompts import Graph
 from support.tiny_models import flux_shapes
-from xdit_comfyui.parallel_backend.contract.config import Degrees, ParallelConfig
+from xdit_comfyui.parallel_backend.contract.config import ConfigError, Degrees, ParallelConfig
 from xdit_comfyui.parallel_backend.host.base.devices import DeviceSet
-from xdit_comfyui.parallel_backend.host.run.benchmark import Trial, fastest, strategies
+from xdit_comfyui.parallel_backend.host.run.benchmark import BenchmarkSeam, Trial, fastest, strategies
 from xdit_comfyui.parallel_backend.host.strategy.choose import Choice, Workload, choose, refusal
 from xdit_comfyui.parallel_backend.host.strategy.measured_best import best_file, best_key, keep_best, remembered_best
 from xdit_comfyui.parallel_backend.sharding.plans.flux import FLUX
@@ -59,6 +59,12 @@ def test_the_rule_is_kept_where_nothing_else_is_noticeably_faster():
     assert fastest(trials, rule).degrees == rule
     assert fastest([trials[0], Trial(other, 0.9), trials[2]], rule).degrees == other
     assert fastest([Trial(rule, fault="no"), Trial(approximate, 0.1)], rule) is None
+
+
+def test_a_sampler_that_ends_before_its_first_step_is_said_to():
+    seam = BenchmarkSeam(None, lambda done, total: None)
+    with pytest.raises(ConfigError, match="measured nothing: the sampler ended before its first step"):
+        seam.measured  # noqa: B018
 
 
 # What is remembered

@@ -1,6 +1,8 @@
 """What goes wrong beside a prompt in ComfyUI's process: in the start of a group, between prompts, in other threads."""
 
+import queue
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import comfy.model_management
@@ -9,25 +11,35 @@ import pytest
 import torch
 from xdit_comfyui.parallel_backend.contract.commands import Settle
 from xdit_comfyui.parallel_backend.contract.config import ConfigError
+from xdit_comfyui.parallel_backend.contract.encoding import decode, encode
 from xdit_comfyui.parallel_backend.contract.recipe import Recipe
 from xdit_comfyui.parallel_backend.contract.reports import (
+    IDLE,
+    SAMPLING,
     Failed,
     Finished,
+    Heartbeat,
+    Memory,
     Prepared,
     Raised,
     Reading,
     Rejected,
     Settled,
+    Standing,
 )
 from xdit_comfyui.parallel_backend.host.base import events
 from xdit_comfyui.parallel_backend.host.base.devices import DeviceSet
 from xdit_comfyui.parallel_backend.host.base.errors import GroupError, RequestRefused
+from xdit_comfyui.parallel_backend.host.base.limits import Limits
 from xdit_comfyui.parallel_backend.host.group import manager as manager_module
+from xdit_comfyui.parallel_backend.host.group import process_group
 from xdit_comfyui.parallel_backend.host.group.manager import GroupManager
 from xdit_comfyui.parallel_backend.host.group.replies import Answers
+from xdit_comfyui.parallel_backend.host.group.watchdog import Watch
 from xdit_comfyui.parallel_backend.host.owner import Owner
 from xdit_comfyui.parallel_backend.host.run.reading_display import LoadingBar
 from xdit_comfyui.parallel_backend.loading import meta_loading
+from xdit_comfyui.parallel_backend.transport.channel import ChannelClosed
 
 TWO = DeviceSet("cpu", (0, 1))
 RAISED = Raised("ValueError: no", "Traceback …", 1.0, False)
@@ -112,6 +124,68 @@ def test_after_every_end_of_a_request_the_ranks_are_idle(end):
     except RequestRefused:
         assert isinstance(end(0), Failed)
     assert group.now == "idle"
+
+
+def test_an_answer_that_comes_too_late_answers_no_later_question(monkeypatch):
+    """The watch asks where a rank stands, and the status asks for memory while that answer is on its way."""
+    heard = queue.SimpleQueue()
+    asked = []
+
+    class Outbox:
+        def send(self, payload):
+            asked.append(decode(payload))
+            if len(asked) == 2:
+                heard.put(Standing(stack=("late",), question=asked[0].number))
+                heard.put(Standing(memory=Memory(5, 10), question=asked[1].number))
+
+        def close(self):
+            heard.put(None)
+
+    def receive():
+        if (message := heard.get()) is None:
+            raise ChannelClosed
+        return encode(message), ()
+
+    rank = SimpleNamespace(
+        rank=0,
+        process=SimpleNamespace(pid=-1, poll=lambda: 0, wait=lambda *_: 0),
+        outbox=Outbox(),
+        channel=SimpleNamespace(receive=receive, close=lambda: None),
+        log=SimpleNamespace(close=lambda: None),
+        stopped=lambda: False,
+    )
+    monkeypatch.setattr(process_group, "start_rank", lambda *_: rank)
+    monkeypatch.setattr(process_group, "ANSWER_SECONDS", 0.1)
+    group = process_group.ProcessGroup(DeviceSet("cpu", (0,)), Limits.from_environment(), None, events.Events())
+    try:
+        assert group.ask(stacks=True) == {}
+        (standing,) = group.ask(stacks=False).values()
+    finally:
+        group.kill()
+    assert standing.memory == Memory(5, 10)
+
+
+def test_a_stall_is_told_as_it_was_seen_though_the_rank_goes_on_while_it_is_asked():
+    causes = []
+
+    class Stalled:
+        size, devices = 1, DeviceSet("cpu", (0,))
+
+        def ask(self, stacks, ranks=None):
+            watch.heard(0, Heartbeat(IDLE, 2))
+            return {0: Standing(stack=("here",))}
+
+        def name(self, rank):
+            return f"rank {rank}"
+
+        def lose(self, cause):
+            causes.append(str(cause()))
+
+    watch = Watch(Stalled(), replace(Limits.from_environment(), stall=3.0))
+    for _ in range(5):
+        watch.heard(0, Heartbeat(SAMPLING, 1))
+        watch._tick(1.0)
+    assert causes and causes[0].startswith("rank 0 has made no progress for 3 s while sampling.")
 
 
 # Events

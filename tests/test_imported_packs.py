@@ -11,6 +11,7 @@ from support.compare import TOLERANCE, both, flux_loaders
 from support.parity import relative_error
 from support.prompts import Graph
 from support.tiny_models import ModelShelf
+from xdit_comfyui.parallel_backend.rank.run.pack_imports import PackImportFailed, import_packs
 
 SUPPORT = PACK_ROOT / "tests" / "support"
 PACKS = SUPPORT / "import_packs"
@@ -110,3 +111,11 @@ def test_a_stock_model_is_no_different(comfy, client, models):
     result = client.run(graph.prompt)
     expected, found = (client.latent(result, node.id) for node in saved)
     assert relative_error(found, expected) <= TOLERANCE
+
+
+def test_a_pack_that_is_no_python_file_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))  # restores sys.path afterwards
+    file = tmp_path / "odd_pack.txt"
+    file.touch()
+    with pytest.raises(PackImportFailed, match="odd_pack.txt cannot be imported .* no file that Python imports"):
+        import_packs({"odd_pack": str(file)})

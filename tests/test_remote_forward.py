@@ -1,14 +1,22 @@
 """Remote forward of models that give several outputs, and what it says."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 from models.cases.ltxv import build_av
 from models.cases.minimax import build as build_minimax
 from support.compare import TOLERANCE, both
 from support.parity import relative_error
 from support.prompts import Graph
 from support.random_weights import random_weights
+from xdit_comfyui.parallel_backend.contract.commands import Discard, Forward, Go, Prepare
+from xdit_comfyui.parallel_backend.contract.config import Degrees
+from xdit_comfyui.parallel_backend.contract.reports import Failed
+from xdit_comfyui.parallel_backend.rank.process import main
+from xdit_comfyui.parallel_backend.rank.process.cancel import CancelFlag
+from xdit_comfyui.parallel_backend.rank.process.heartbeat import Pulse
 
 REMOTE = "each model call goes to the ranks"
 LTX2 = {
@@ -88,3 +96,27 @@ def test_degrees_that_divide_nothing_then_are_said(client, comfy, models, config
     (line,) = [line for line in comfy.log_since(start).splitlines() if REMOTE in line]
     assert "lock" in line and "sample_with_global_noise of" in line
     assert ("where nothing is divided by cfg 2" in line) == idle
+
+
+def test_a_rank_that_cannot_serve_a_request_answers_its_calls_with_the_first_cause(monkeypatch):
+    """The stages or the compiler took the rest of the memory: that is what the person has to read."""
+    cpu, sent = torch.device("cpu"), []
+    link = SimpleNamespace(send=sent.append, cancelled=lambda request: CancelFlag(), done=lambda request: None)
+    rank = main.Rank(0, cpu, link, Pulse(cpu))
+
+    def no_room(*_):
+        raise torch.OutOfMemoryError("no room for the stages")
+
+    monkeypatch.setattr(main, "ForwardServer", type("Server", (), {"__init__": no_room}))
+    message = Prepare(1, "forward", b"", {}, {}, Degrees(), "auto", False)
+    monkeypatch.setattr(rank, "_prepared", (message, None))
+    monkeypatch.setattr(rank, "_meshes", SimpleNamespace(get=lambda degrees: SimpleNamespace(takes_part=True)))
+    rank._handle(Go(1), ())
+    for _ in range(2):
+        rank._handle(Forward(1, "", b"", {}, []), ())
+    assert len(sent) == 2  # one for each call that the host waits for
+    for answer in sent:
+        assert isinstance(answer, Failed) and answer.error.out_of_memory
+        assert answer.error.reason == "OutOfMemoryError: no room for the stages"
+    rank._handle(Discard(1), ())
+    assert rank._forward is None

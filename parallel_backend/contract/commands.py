@@ -126,9 +126,12 @@ class ForgetDegrees:
 
 @dataclass(frozen=True)
 class Ask:
-    """Every rank answers with Standing. `stacks`: with its Python stack, else with its memory and models."""
+    """Every rank answers with Standing. `stacks`: with its Python stack, else with its memory and models. `number`: of
+    the question, which its answer repeats.
+    """
 
     stacks: bool
+    number: int = 0
 
 
 @dataclass(frozen=True)

@@ -54,13 +54,21 @@ class Memory:
 @dataclass(frozen=True)
 class Standing:
     """Where a rank's main thread is (`stack`: its innermost frames last; `collectives` as in Failed), or the memory of
-    its device and `models`: (title, bytes of weights on the device) of those that it holds there.
+    its device and `models`: (title, bytes of weights on the device) of those that it holds there. `question`: the
+    number of the Ask that this answers.
     """
 
     stack: tuple[str, ...] = ()
     collectives: dict[str, int] = field(default_factory=dict)
     memory: Memory | None = None
     models: tuple[tuple[str, int], ...] = ()
+    question: int = 0
+
+    @property
+    def device_memory(self) -> Memory:
+        """`memory`, which only an answer to a question without stacks holds."""
+        assert self.memory is not None, "this rank was asked for its stack, not for its memory"
+        return self.memory
 
 
 @dataclass(frozen=True)

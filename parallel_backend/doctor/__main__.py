@@ -42,6 +42,7 @@ def main() -> int:
     spec = importlib.util.spec_from_file_location(
         PACK_NAME, os.path.join(PACK_ROOT, "__init__.py"), submodule_search_locations=[PACK_ROOT]
     )
+    assert spec is not None and spec.loader is not None  # as for every .py file
     sys.modules[PACK_NAME] = pack = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
     return importlib.import_module(PACK_NAME + ".parallel_backend.doctor.command").main(sys.argv[1:])

@@ -97,8 +97,8 @@ def _other_than_cuda() -> str:
 
 
 def _pair(a: int, b: int, gpus: list[Gpu], number: dict[str, int], kinds: dict[tuple[int, int], str]) -> Pair:
-    found = [number.get(gpus[index].uuid) for index in (a, b)]
-    kind = None if None in found else kinds.get((min(found), max(found)))
+    first, second = (number.get(gpus[index].uuid) for index in (a, b))
+    kind = None if first is None or second is None else kinds.get((min(first, second), max(first, second)))
     access = torch.cuda.can_device_access_peer(a, b) and torch.cuda.can_device_access_peer(b, a)
     return Pair((a, b), kind, access)
 

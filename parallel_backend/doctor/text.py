@@ -99,16 +99,16 @@ def _access(peer: bool) -> str:
 
 
 def _speed(bandwidth: float | None, latency: float | None) -> tuple[str, ...]:
-    if bandwidth is None:
+    if bandwidth is None or latency is None:
         return ()
     return (f"{bandwidth / 1e9:.1f} GB/s", f"{latency * 1e6:.0f} µs")
 
 
 def _kernel_rows(report: Report) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for kernel in report.kernels:
         if kernel.works is False:
-            fault, _, why = kernel.fault.partition(": ")
+            fault, _, why = (kernel.fault or "does not work").partition(": ")
             rows.append((kernel.name, fault, why))
         else:
             rows.append((kernel.name, "works" if kernel.works else "not tried", f"used: {kernel.used}"))

@@ -78,7 +78,9 @@ def _fits(found: str | None, wanted: str) -> bool | None:
 
 def _setting(project: str, name: str) -> str:
     """A one-line string of pyproject.toml, which Python 3.10 has no parser for."""
-    return re.search(rf'^{name} = "(.*)"$', project, re.MULTILINE)[1]
+    line = re.search(rf'^{name} = "(.*)"$', project, re.MULTILINE)
+    assert line is not None, f"pyproject.toml has no line for {name}"
+    return line[1]
 
 
 def _required_by(package: str, wanted: Callable[[str], bool]) -> list[report.Version]:

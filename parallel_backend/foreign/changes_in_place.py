@@ -5,12 +5,13 @@ The same functions look at ComfyUI's model and at a rank's.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from .per_class import once_per_class
 
 CLASS = "__class__"
 AS_PATCHED = "what its object patch makes of it"
@@ -67,7 +68,7 @@ class InPlace:
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-@functools.cache
+@once_per_class
 def class_name(cls: type) -> str:
     """A name that does not tell apart ComfyUI's sets of layers, each with a Linear of its own."""
     if cls.__module__.startswith(("comfy.ops", "torch.nn.")) or "<locals>" in cls.__qualname__:
@@ -75,7 +76,7 @@ def class_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-@functools.cache
+@once_per_class
 def _is_of_an_architecture(cls: type) -> bool:
     """Also a pack's subclass of one of ComfyUI's."""
     return any(base.__module__.startswith("comfy.ldm.") for base in cls.__mro__)

@@ -102,7 +102,7 @@ def _scanned(loaded: int, architectures: bool) -> tuple[str, ...]:
 @functools.cache
 def architecture_of(classes: frozenset[type]) -> tuple[str, ...]:
     """The modules of comfy.ldm that the code of these classes of modules can reach by names."""
-    waiting = [base.__module__ for cls in classes for base in cls.__mro__]
+    waiting: list[Any] = [base.__module__ for cls in classes for base in cls.__mro__]
     reached: dict[str, None] = {}
     while waiting:
         name = waiting.pop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeGuard, cast
 
 import torch
 
@@ -50,8 +51,8 @@ class Stored:
         return torch.tensor(value, dtype=torch.float32).to(dtype).to(device).expand(self.source.shape)
 
 
-def stored_parameters(model: torch.nn.Module) -> dict[str, Stored]:
-    """Those of `model.diffusion_model`, freshly loaded, by name."""
+def stored_parameters(model: Any) -> dict[str, Stored]:
+    """Those of the diffusion model of a BaseModel, freshly loaded, by name."""
     found = {}
     for path, module in model.diffusion_model.named_modules():
         for attribute, parameter in module.named_parameters(recurse=False):
@@ -63,14 +64,14 @@ def stored_parameters(model: torch.nn.Module) -> dict[str, Stored]:
     return found
 
 
-def as_parameter(tensor: torch.Tensor) -> torch.Tensor:
+def as_parameter(tensor: torch.Tensor) -> torch.nn.Parameter:
     """`tensor` as a module holds it. torch.nn.Parameter would copy the scales of a quantised one."""
     if isinstance(tensor, torch.nn.Parameter):
         return tensor
     if type(tensor) is torch.Tensor:
         return torch.nn.Parameter(tensor, requires_grad=False)
     tensor._is_param = True
-    return tensor
+    return cast(torch.nn.Parameter, tensor)  # isinstance says so too, by that attribute
 
 
 def inner_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
@@ -90,6 +91,6 @@ def with_inner(tensor: torch.Tensor, change: Callable[[torch.Tensor], torch.Tens
     return type(tensor).__tensor_unflatten__(inner, how, tensor.shape, tensor.stride())
 
 
-def _has_parts(tensor: torch.Tensor) -> bool:
+def _has_parts(tensor: torch.Tensor) -> TypeGuard[Any]:
     """Whether it consists of other tensors, as a quantised one does."""
     return hasattr(tensor, "__tensor_flatten__")

@@ -6,6 +6,7 @@ ComfyUI's prompt worker, or the warm-up's for a group.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -111,20 +112,23 @@ class Events:
     ) -> Any:
         """`run(executor, arguments, callback, disable_pbar, **others)`, its steps and its end told as events."""
         prompt = prompt_id()
-
-        def on_step(step, x0, x, total):
-            self.emit(StepDone(step + 1, total))
-            callback(step, x0, x, total)
-
-        if callback is not None:
-            on_step.__wrapped__ = callback  # what it may do
+        steps = self._told(callback) if callback is not None else None
         try:
-            result = run(executor, arguments, on_step if callback is not None else None, disable_pbar, **others)
+            result = run(executor, arguments, steps, disable_pbar, **others)
         except BaseException as error:
             self.emit(RunEnded(prompt, error))
             raise
         self.emit(RunEnded(prompt, None))
         return result
+
+    def _told(self, callback: Callable) -> Callable:
+        """`callback` with its steps told as events. As `__wrapped__` it says what it may do, no more."""
+
+        def on_step(step, x0, x, total):
+            self.emit(StepDone(step + 1, total))
+            callback(step, x0, x, total)
+
+        return functools.update_wrapper(on_step, callback, assigned=(), updated=())
 
 
 def prompt_id() -> str | None:

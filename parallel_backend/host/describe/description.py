@@ -94,7 +94,7 @@ def patcher_state(patcher: Any) -> dict[str, Any]:
     return state
 
 
-def node_class(cls: type) -> tuple[type, dict[str, Any]] | None:
+def node_class(cls: Any) -> tuple[type, dict[str, Any]] | None:
     """For the class that ComfyUI makes of a V3 node's class for each execution: the node's class, and what it knows of
     the execution, but for accounts and what belongs to ComfyUI's process.
     """

@@ -42,7 +42,7 @@ def settings_of(values: Iterable[Any]) -> list[tuple[str, str, Any]]:
 
 def _read_by(function: types.FunctionType) -> Iterator[tuple[str, str, Any]]:
     """What a pack's function names in its own module, or in a module, class or object that it names there."""
-    module = function.__globals__.get("__name__")
+    module = function.__globals__.get("__name__", "")
     if foreign_file(function) is None or vars(sys.modules.get(module, types)) is not function.__globals__:
         return
     names = _names(function.__code__)

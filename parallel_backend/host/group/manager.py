@@ -112,16 +112,18 @@ class GroupManager:
         """Wait for the group that is wanted now; None when it turns out not to serve, and another one is wanted."""
         start = self._wanted(devices, may_leave_out)
         _wait(start.done, f"{devices} to start")
-        if start.group is None:
+        try:
+            group = start.result()
+        except GroupError:
             self._forget(start)
-            raise start.error
+            raise
         if start.left_out and not may_leave_out:  # it was started for a sampler that takes fewer devices
             return None
-        leftover = start.group.leftover
+        leftover = group.leftover
         if leftover is not None:
             _wait(leftover.done, f"{devices} to finish what a cancelled prompt began")
-            start.group.leftover = None
-        return start.group if start.group.healthy() else None
+            group.leftover = None
+        return group if group.healthy() else None
 
     def warm_up(self, devices: DeviceSet, may_leave_out: bool) -> GroupStart | None:
         """Start a group in the background, so that it is ready when the sampler needs it. None: there is one on other

@@ -80,6 +80,7 @@ class ProcessGroup:
         self._asking = threading.Lock()
         self._messages: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[int, Standing]] = queue.SimpleQueue()
+        self._questions = 0
         # The ranks find each other through a file without a name: nothing of it is left, however this process ends.
         self._store = os.memfd_create("xdit-store", os.MFD_CLOEXEC)
         self._requests = 0
@@ -216,15 +217,15 @@ class ProcessGroup:
         thread.
         """
         with self._asking:
-            while not self._answers.empty():  # too late for the question before
-                self._answers.get()
-            return self._ask(stacks, set(range(self.size)) if ranks is None else set(ranks), enough)
+            self._questions += 1
+            asked = set(range(self.size)) if ranks is None else set(ranks)
+            return self._ask(Ask(stacks, self._questions), asked, enough)
 
-    def _ask(self, stacks: bool, asked: set[int], enough: Callable[[], bool]) -> dict[int, Standing]:
+    def _ask(self, question: Ask, asked: set[int], enough: Callable[[], bool]) -> dict[int, Standing]:
         standing: dict[int, Standing] = {}
         for rank in sorted(asked):
             try:
-                self._ranks[rank].outbox.send(encode(Ask(stacks)))
+                self._ranks[rank].outbox.send(encode(question))
             except ChannelClosed:
                 asked.discard(rank)
         began = time.monotonic()
@@ -235,7 +236,8 @@ class ProcessGroup:
                 rank, answer = self._answers.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 continue
-            standing[rank] = answer
+            if answer.question == question.number:  # else it comes too late, and may say something else
+                standing[rank] = answer
         return standing
 
     def memory(self) -> dict[str, Memory]:

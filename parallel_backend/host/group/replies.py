@@ -123,9 +123,9 @@ class Answers:
         settled: set[int] = set()
         deadline = time.monotonic() + FAILURE_GRACE_SECONDS
         while len(settled) < self.group.size and time.monotonic() < deadline:
-            rank, message = self.group.receive(POLL_SECONDS) or (None, None)
-            if isinstance(message, Settled):
-                settled.add(rank)
+            got = self.group.receive(POLL_SECONDS)
+            if got is not None and isinstance(got[1], Settled):
+                settled.add(got[0])
         return len(settled) == self.group.size
 
 

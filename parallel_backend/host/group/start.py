@@ -32,8 +32,9 @@ class GroupStart:
         self.may_leave_out = may_leave_out
         self.done = threading.Event()
         self.group: ProcessGroup | None = None
-        known = replaces is not None and replaces.devices == devices and may_leave_out
-        self.left_out: tuple[int, ...] = replaces.left_out if known else ()
+        self.left_out: tuple[int, ...] = ()
+        if replaces is not None and replaces.devices == devices and may_leave_out:
+            self.left_out = replaces.left_out
         self.error: GroupError | None = None
         self._new_group = new_group
         self._replaces = replaces
@@ -46,6 +47,13 @@ class GroupStart:
         if self._abandoned.is_set():
             return False
         return not self.done.is_set() or (self.group is not None and self.group.alive())
+
+    def result(self) -> ProcessGroup:
+        """The group, once `done`. Raises the GroupError for which there is none."""
+        if self.error is not None:
+            raise self.error
+        assert self.group is not None, "this start is not done"
+        return self.group
 
     @property
     def abandoned(self) -> bool:
@@ -79,8 +87,8 @@ class GroupStart:
             return self._start(self._without(left_out), (*RETRY_AFTER_SECONDS, None))
         except StartFailed as error:
             first = failed = error
-        while self._may_go_without(failed, len(left_out) + 1):
-            index = self._without(left_out).indices[failed.rank]
+        while (rank := self._to_leave_out(failed, len(left_out) + 1)) is not None:
+            index = self._without(left_out).indices[rank]
             left_out = (*left_out, index)
             logging.warning("xDiT: %s is left out: %s", self.devices.name(self.devices.indices.index(index)), failed)
             try:
@@ -92,10 +100,13 @@ class GroupStart:
                 return group
         raise first
 
-    def _may_go_without(self, failed: GroupError, number: int) -> bool:
-        """Whether `number` devices may be left out because of `failed`: one device's own fault, and half remain."""
-        own = failed.rank is not None and not failed.lasting
-        return self.may_leave_out and own and 2 * number <= self.devices.size
+    def _to_leave_out(self, failed: GroupError, number: int) -> int | None:
+        """The rank whose device may be left out because of `failed`, as the one of that `number`: it is that device's
+        own fault, and half of them remain. None where that is not so.
+        """
+        if not self.may_leave_out or failed.lasting or 2 * number > self.devices.size:
+            return None
+        return failed.rank
 
     def _without(self, left_out: tuple[int, ...]) -> DeviceSet:
         return DeviceSet(self.devices.kind, tuple(index for index in self.devices.indices if index not in left_out))

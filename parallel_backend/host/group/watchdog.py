@@ -107,14 +107,13 @@ class Watch:
         if max(self._silent) > self._limits.silence:
             self._report_silence(self._silent.index(max(self._silent)))
         elif not any(self._silent):  # a silent rank is its own cause
-            late = {rank for rank in range(self._group.size) if self._stalled[rank] > self._limit(rank)}
+            late = {
+                rank: beat.activity
+                for rank, beat in enumerate(self._seen)
+                if beat is not None and self._stalled[rank] > self._stall.get(beat.activity, math.inf)
+            }
             if late:
                 self._report_stall(late)
-
-    def _limit(self, rank: int) -> float:
-        """How long this rank may make no progress with what it does."""
-        beat = self._beats[rank]
-        return self._stall[beat.activity] if beat is not None and beat.activity in self._stall else math.inf
 
     def _expected(self, rank: int) -> bool:
         """Heartbeats begin when a rank is up; before that only a stopped process counts as silent."""
@@ -130,14 +129,16 @@ class Watch:
             standing,
         )
 
-    def _report_stall(self, stalled: set[int]) -> None:
-        """The ranks in `stalled` are over the limit; the one to blame may be another one, for which they wait."""
+    def _report_stall(self, stalled: dict[int, str]) -> None:
+        """The ranks in `stalled` are over the limit of their activity; the one to blame may be another one, for which
+        they wait.
+        """
         standing = self._group.ask(True)
         behind = [
             rank for rank in sorted(standing) if any(is_behind(standing[rank], other) for other in standing.values())
         ]
         rank = behind[0] if behind else max(sorted(stalled), key=self._stalled.__getitem__)
-        activity = self._beats[min(stalled)].activity
+        activity = stalled[min(stalled)]
         self._lose(
             f"{self._group.name(rank)} has made no progress for {self._stall[activity]:g} s while {activity}."
             f" {SETTINGS[activity]} sets this limit.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +22,7 @@ from ...foreign.changes_in_place import (
     tensors_of,
 )
 from ...foreign.code_origin import file_of_class, foreign_file, is_foreign_file, pack_of
+from ...foreign.per_class import once_per_class
 
 _made: WeakKeyDictionary[torch.nn.Module, dict[str, torch.nn.Module]] = WeakKeyDictionary()
 
@@ -61,7 +61,8 @@ def look_at(patcher: Any) -> InPlace:
 
 def undivided(found: InPlace) -> str:
     """Why a model call cannot be divided, or ""."""
-    for changed in (*found.methods, *found.hooks):
+    changes: list[Method | Hook] = [*found.methods, *found.hooks]
+    for changed in changes:
         where = changed.key if isinstance(changed, Method) else changed.path
         what = "replaced" if isinstance(changed, Method) else "put a hook on"
         file = foreign_file(changed.value)
@@ -74,7 +75,7 @@ def undivided(found: InPlace) -> str:
     return ""
 
 
-@functools.cache
+@once_per_class
 def _is_of_a_pack(cls: type) -> bool:
     return is_foreign_file(file_of_class(cls))
 

@@ -77,7 +77,8 @@ def _guarded(tensor: torch.Tensor) -> torch.Tensor:
 def guard_weights(model: torch.nn.Module) -> None:
     """The tensors of `model` that have no data show what they are like and refuse the rest."""
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
+        tables: list[dict[str, Any]] = [module._parameters, module._buffers]  # a guarded tensor is no Parameter
+        for tensors in tables:
             for name, tensor in tensors.items():
                 if tensor is not None and _lacks_data(tensor):
                     guarded = _guarded(tensor.detach() if type(tensor) is torch.nn.Parameter else tensor)

@@ -5,6 +5,7 @@ fastest for `auto`.
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -35,11 +36,11 @@ FAILURES = (ConfigError, RequestRefused, OutOfMemory, GroupError)
 
 @dataclass(frozen=True)
 class Trial:
-    """One way of dividing the work: `seconds` per step (median), or the `fault` for which there is no such time."""
+    """One way of dividing the work: `seconds` per step (median), endless where there is none because of `fault`."""
 
     degrees: Degrees
-    seconds: float | None = None
-    fault: str | None = None
+    seconds: float = math.inf
+    fault: str = ""
 
     @property
     def exact(self) -> bool:
@@ -84,7 +85,7 @@ def _divided(degrees: Degrees) -> list[str]:
 
 def fastest(trials: list[Trial], rule: Degrees) -> Trial | None:
     """The fastest exact trial; the one of auto's own rule, where no other is noticeably faster."""
-    timed = [trial for trial in trials if trial.seconds is not None and trial.exact]
+    timed = [trial for trial in trials if not trial.fault and trial.exact]
     if not timed:
         return None
     first = min(timed, key=lambda trial: trial.seconds)
@@ -93,16 +94,27 @@ def fastest(trials: list[Trial], rule: Degrees) -> Trial | None:
 
 
 class BenchmarkSeam(Seam):
-    """In place of a MODEL's seam: samples what arrives there once for each strategy. `measured` holds what was found.
+    """In place of a MODEL's seam: samples what arrives there once for each strategy.
 
     `progress(done, total)` hears of every step of all strategies together.
     """
 
     def __init__(self, runner: Runner, progress: Callable[[int, int], None]):
         super().__init__(self._benchmark)
-        self.measured: Measured | None = None
+        self._measured: Measured | None = None
         self._runner = runner
         self._progress = progress
+
+    @property
+    def measured(self) -> Measured:
+        """What was found. Raises ConfigError where the sampler ended without calling the seam."""
+        if self._measured is None:
+            raise ConfigError(
+                "xDiT Benchmark measured nothing: the sampler ended before its first step. Either this scheduler makes"
+                " no steps of these settings, so choose another one or more steps, or another node's wrapper of the"
+                " MODEL samples in place of the ranks, so leave that node out"
+            )
+        return self._measured
 
     def _benchmark(self, executor, arguments, callback, disable_pbar) -> torch.Tensor:
         """The latent to denoise as it came: the samples of a benchmark are of no use.
@@ -121,12 +133,12 @@ class BenchmarkSeam(Seam):
             group = manager.group(devices, config.may_leave_out)
             patcher.parallel_config = config
             try:
-                self.measured = self._measure(executor, arguments, work, group.devices, config)
+                measured = self._measured = self._measure(executor, arguments, work, group.devices, config)
             finally:
                 patcher.parallel_config = own
                 _give_back(manager)
             key = best_key(patcher, work, group.devices, config)
-            _keep(key, self.measured.best, manager.group(devices, config.may_leave_out).devices == group.devices)
+            _keep(key, measured.best, manager.group(devices, config.may_leave_out).devices == group.devices)
         return arguments["latent_image"]
 
     def _compile(self, config: ParallelConfig, kind: str, work: Workload) -> str:

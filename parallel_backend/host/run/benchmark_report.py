@@ -13,8 +13,8 @@ APPROXIMATE = "approximates, so auto leaves it to you: see Parallel Config"
 def as_text(measured: Measured) -> str:
     """One line for each strategy, the fastest first, then those that cannot be had, each with its reason."""
     work, config = measured.work, measured.config
-    timed = sorted((trial for trial in measured.trials if trial.fault is None), key=lambda trial: trial.seconds)
-    failed = [trial for trial in measured.trials if trial.fault is not None]
+    timed = sorted((trial for trial in measured.trials if not trial.fault), key=lambda trial: trial.seconds)
+    failed = [trial for trial in measured.trials if trial.fault]
     one = next((trial.seconds for trial in timed if trial.degrees == Degrees()), None)
     lines = [
         f"xDiT Benchmark: {work.architecture} on {measured.devices}",

@@ -72,6 +72,7 @@ class Answered:
     def step(self, step: Step) -> None:
         x0, x = _tensors(step, self._device)
         before, settings, attributes = [x0.clone(), x.clone()], ProcessSettings.read(), _plain(self._guider)
+        assert step.random is not None, "a rank that waits for an answer sends its random state"
         step.random.restore(self._device)
         self._callback(step.step, x0, x, step.total)
         self._tell(ProcessSettings.read().unlike(settings))

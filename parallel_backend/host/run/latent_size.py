@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import comfy.model_management
 import psutil
@@ -31,7 +32,7 @@ def refuse_too_large(latent: torch.Tensor, devices: DeviceSet) -> None:
             _check(parts, size, 1, total, f"{devices.name(rank)} has", "in all")
 
 
-def _check(parts: list[torch.Tensor], size: int, holders: int, there: int, where: str, what: str) -> None:
+def _check(parts: Sequence[torch.Tensor], size: int, holders: int, there: int, where: str, what: str) -> None:
     if COPIES * holders * size <= there:
         return
     shape = ", ".join(" × ".join(map(str, part.shape)) for part in parts)

@@ -225,7 +225,7 @@ def lacking(group: ProcessGroup, standing: dict[int, Standing], needed: int) -> 
     By the rule after which ComfyUI unloads other models for these: a tenth more, and room to run.
     """
     for ranks in ranks_by_device(group.devices).values():
-        weights, free = len(ranks) * needed, min(standing[rank].memory.free for rank in ranks)
+        weights, free = len(ranks) * needed, min(standing[rank].device_memory.free for rank in ranks)
         if 1.1 * weights + comfy.model_management.minimum_inference_memory() > free:
             return (
                 f"{weights / GIB:.3g} GiB of weights do not fit in {free / GIB:.3g} GiB free on {group.name(ranks[0])}"

@@ -32,9 +32,10 @@ class LoadingBar:
         """Move the bar. Raises InterruptProcessingException when Cancel was pressed."""
         group = self._answers.group
         waiting = [group.reading(rank) for rank in range(group.size) if rank not in self._answers.ends]
-        if not waiting or any(one is None or one.request != self._request or not one.of for one in waiting):
+        reading = [one for one in waiting if one is not None and one.request == self._request and one.of]
+        if not reading or len(reading) < len(waiting):
             return  # a rank has not come that far
-        slowest = min(waiting, key=lambda one: one.read / one.of)
+        slowest = min(reading, key=lambda one: one.read / one.of)
         share = slowest.read / slowest.of
         if share == self._shown:
             return

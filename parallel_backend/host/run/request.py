@@ -13,7 +13,7 @@ import comfy.model_management
 from ...contract.commands import Discard, Go, Prepare
 from ...contract.config import Degrees, ParallelConfig
 from ...contract.payload import Carried
-from ...contract.reports import Finished, Rejected
+from ...contract.reports import Finished, Prepared, Rejected
 from ...transport.blobs import BlobBatch
 from ...transport.pickling import CannotTravel, dumps
 from ..base.errors import OutOfMemory, RequestRefused
@@ -178,7 +178,7 @@ def _check(group: ProcessGroup, answers: Answers, echo: list[tuple[str, str]]) -
         if first.stage == "read":
             raise CannotTravel(f"the request cannot be rebuilt in {text}")
         raise RequestRefused(f"the model cannot be loaded in {text}")
-    echoes = [sorted(message.echo) for message in answers.ends.values()]
+    echoes = [sorted(message.echo) if isinstance(message, Prepared) else [] for message in answers.ends.values()]
     if any(other != echoes[0] for other in echoes) or [entry[:2] for entry in echoes[0]] != sorted(echo):
         raise RequestRefused(f"the ranks do not hold the model that this prompt names: {echoes} for {echo}")
 
@@ -192,4 +192,5 @@ def collect(group: ProcessGroup, request: Request, on_message: Callable[[int, An
     group.phase("sampling")
     answers.wait()
     answers.raise_failure()
-    return [answers.ends[rank] for rank in sorted(answers.ends)]
+    ends = (answers.ends[rank] for rank in sorted(answers.ends))
+    return [end for end in ends if isinstance(end, Finished)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections import Counter
@@ -80,20 +81,7 @@ class Runner:
     ) -> torch.Tensor:
         self._preloads.wait_for(executor.class_obj.model_patcher, len(arguments["sigmas"]) - 1)
         with self.manager.used(), self._loaded_models.withdrawn():
-            return self._run_twice(executor, arguments, callback, disable_pbar, degrees)
-
-    def _run_twice(self, *run: Any) -> torch.Tensor:
-        try:
-            return self._run(*run)
-        except OutOfMemory as first:
-            if first.final:
-                raise
-            how = "after freeing the ranks' memory" if first.group_lives else "in a new process group"
-            logging.warning("xDiT: %s; trying once more %s", first, how)
-        try:
-            return self._run(*run, free_first=True)
-        except OutOfMemory as second:
-            raise OutOfMemory(f"{second}; this was the second try. {ADVICE}", second.group_lives) from None
+            return _tried_twice(functools.partial(self._run, executor, arguments, callback, disable_pbar, degrees))
 
     def _run(
         self,
@@ -102,7 +90,7 @@ class Runner:
         callback: Callable | None,
         disable_pbar: bool,
         degrees: Degrees | None,
-        free_first: bool = False,
+        free_first: bool,
     ) -> torch.Tensor:
         guider = executor.class_obj
         asked = as_configured(guider, guider.model_patcher.parallel_config or ParallelConfig())
@@ -137,6 +125,21 @@ class Runner:
         latent = _stream(group, request, guider, callback, steered, disable_pbar, steps)
         count_sampled(self.sampled, work, devices.kind, steps, compiled)
         return latent
+
+
+def _tried_twice(run: Callable[..., torch.Tensor]) -> torch.Tensor:
+    """`run(free_first=…)`; when memory runs out, once more after it was freed. Raises OutOfMemory, beside its own."""
+    try:
+        return run(free_first=False)
+    except OutOfMemory as first:
+        if first.final:
+            raise
+        how = "after freeing the ranks' memory" if first.group_lives else "in a new process group"
+        logging.warning("xDiT: %s; trying once more %s", first, how)
+    try:
+        return run(free_first=True)
+    except OutOfMemory as second:
+        raise OutOfMemory(f"{second}; this was the second try. {ADVICE}", second.group_lives) from None
 
 
 def _choice(
@@ -209,7 +212,8 @@ def _stream(
     disable_pbar: bool,
     steps: int,
 ) -> torch.Tensor:
-    device, shown = guider.model_patcher.load_device, None
+    device = guider.model_patcher.load_device
+    shown: Answered | Shown | None = None
     if callback is not None:
         shown = Answered(callback, device, guider, group.send) if steered else Shown(callback, device)
     with tqdm.tqdm(total=steps, disable=disable_pbar) as bar:
@@ -217,7 +221,8 @@ def _stream(
         def on_message(rank: int, message: Any) -> None:
             if isinstance(message, Step):
                 bar.update(message.step + 1 - bar.n)
-                shown.step(message)
+                if shown is not None:
+                    shown.step(message)
 
         finished = collect(group, request, on_message)
     _raise_if_cancelled(finished)

@@ -52,8 +52,7 @@ class Metrics:
         self._registry.register(_Memory(self))
         self._lock = threading.Lock()
         self._open: _Prompt | None = None
-        self._devices: DeviceSet | None = None
-        self._run_started: float | None = None
+        self._run: events.RunStarted | None = None
         self._last_step: float | None = None
         self._last_group: DeviceSet | None = None
         self.ranks: tuple[int, ...] = ()  # process ids
@@ -75,8 +74,7 @@ class Metrics:
                     if event.pids == self.ranks:
                         self.ranks = ()
                 case events.RunStarted():
-                    if self._run_started is None:  # a run that is tried again costs both times
-                        self._devices, self._run_started = event.devices, event.time
+                    self._run = self._run or event  # a run that is tried again costs both times
                 case events.StepsStarted():
                     self._last_step = event.time
                 case events.StepDone():
@@ -89,30 +87,30 @@ class Metrics:
 
     def _end_run(self, event: events.RunEnded) -> None:
         if self._open is not None and self._open.id != event.prompt:
-            self._close_prompt()
+            self._close_prompt(self._open)
         prompt = self._open = self._open or _Prompt(event.prompt)
         self._runs.inc()
-        if self._run_started is not None:
-            spent = self._devices.size * (event.time - self._run_started)
+        if self._run is not None:
+            spent = self._run.devices.size * (event.time - self._run.time)
             self._seconds.inc(spent)
             prompt.gpu_seconds += spent
-        self._run_started = self._last_step = None
+        self._run = self._last_step = None
         if isinstance(event.error, InterruptProcessingException):
             prompt.outcome = "cancelled"
         elif event.error is not None:
             prompt.outcome = "failed"
             self._failures.labels(type(event.error).__name__).inc()
 
-    def _close_prompt(self) -> None:
-        self._prompts.labels(self._open.outcome).inc()
-        self._prompt_cost.observe(self._open.gpu_seconds)
+    def _close_prompt(self, prompt: _Prompt) -> None:
+        self._prompts.labels(prompt.outcome).inc()
+        self._prompt_cost.observe(prompt.gpu_seconds)
         self._open = None
 
     def text(self, executing: set[str]) -> bytes:
         """The metrics in Prometheus' text format. `executing`: the prompts that ComfyUI executes now."""
         with self._lock:
             if self._open is not None and self._open.id not in executing:
-                self._close_prompt()
+                self._close_prompt(self._open)
         return generate_latest(self._registry)
 
 

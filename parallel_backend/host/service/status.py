@@ -38,6 +38,20 @@ class Run:
     step: int = 0
     total: int = 0
     seconds: float | None = None
+    began: float | None = None  # the step that it is in: an event's time
+
+    def take(self, event: events.WeightsRead | events.StepsStarted | events.StepDone) -> None:
+        """What this run has come to."""
+        match event:
+            case events.WeightsRead():
+                self.read = event.share
+            case events.StepsStarted():
+                self.phase, self.began = SAMPLING, event.time
+            case events.StepDone():
+                self.step, self.total = event.step, event.total
+                if self.began is not None:
+                    self.seconds = event.time - self.began
+                self.began = event.time
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -59,7 +73,6 @@ class Status:
         self._preloads = preloads
         self._lock = threading.Lock()
         self._run: Run | None = None
-        self._stepped: float | None = None
         self._last_group: DeviceSet | None = None
         self._restarts = 0
         self._failure: tuple[float, str] | None = None
@@ -73,15 +86,9 @@ class Status:
                     self._last_group = event.devices
                 case events.RunStarted():
                     self._run = Run(str(event.devices), event.degrees)
-                case events.WeightsRead():
-                    self._run.read = event.share
-                case events.StepsStarted():
-                    self._run.phase = SAMPLING
-                    self._stepped = event.time
-                case events.StepDone():
-                    self._run.step, self._run.total = event.step, event.total
-                    self._run.seconds = event.time - self._stepped
-                    self._stepped = event.time
+                case events.WeightsRead() | events.StepsStarted() | events.StepDone():
+                    if self._run is not None:  # else the run began before this was made
+                        self._run.take(event)
                 case events.RunEnded():
                     self._end(event)
 
@@ -147,9 +154,12 @@ def memory_of(standing: Standing | None, of_gpu: bool) -> dict[str, Any]:
     models = [{"title": title, "bytes": size} for title, size in standing.models]
     if not of_gpu:
         return {"models": models, "memory": None}
-    weights, free, total = sum(size for _, size in standing.models), standing.memory.free, standing.memory.total
-    other = max(0, total - free - weights)
-    return {"models": models, "memory": {"weights": weights, "other": other, "free": free, "total": total}}
+    weights, memory = sum(size for _, size in standing.models), standing.device_memory
+    other = max(0, memory.total - memory.free - weights)
+    return {
+        "models": models,
+        "memory": {"weights": weights, "other": other, "free": memory.free, "total": memory.total},
+    }
 
 
 def _resident_ram(pid: int) -> int | None:

@@ -169,6 +169,7 @@ def _sequence(ranks: int, work: Workload, cfg: int) -> Degrees:
     """As much Ulysses as there are heads for, the rest ring."""
     if ranks == 2 and work.ring_of_two:
         return Degrees(ring=2, cfg=cfg)
+    assert work.heads is not None, "without a plan no sequence is divided"
     ulysses = max(part for part in range(1, ranks + 1) if ranks % part == 0 and part <= work.heads)
     return Degrees(ulysses=ulysses, ring=ranks // ulysses, cfg=cfg)
 

@@ -66,11 +66,8 @@ def measured_links(devices: DeviceSet) -> Links | None:
         place = {
             entry["devices"].index(identity): index for identity, index in zip(wanted, devices.indices, strict=True)
         }
-        pairs = {
-            tuple(sorted((place[a], place[b]))): Link(*link)
-            for a, b, *link in entry["pairs"]
-            if a in place and b in place
-        }
+        pairs = {_pair(place[a], place[b]): Link(*link) for a, b, *link in entry["pairs"] if a in place and b in place}
+        together: Link | None
         if len(entry["devices"]) == len(wanted):
             together = Link(*entry["together"])
         elif len(pairs) < math.comb(len(wanted), 2):
@@ -82,21 +79,29 @@ def measured_links(devices: DeviceSet) -> Links | None:
 
 
 def keep_links(devices: DeviceSet, links: Links) -> Path:
-    """Write a measurement over all of `devices`; returns the file. Raises OSError when it cannot be written."""
+    """Write a measurement over all of `devices`, all at once included; returns the file.
+
+    Raises OSError when it cannot be written, ValueError when the devices were not measured all at once.
+    """
+    if links.together is None:
+        raise ValueError(f"{devices}: only a measurement of all devices at once is kept")
     place = {index: position for position, index in enumerate(devices.indices)}
     entry = {
         "machine": machine(devices.kind),
         "devices": device_identities(devices),
         "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "pairs": [
-            [*sorted((place[a], place[b])), link.bandwidth, link.latency] for (a, b), link in links.pairs.items()
-        ],
+        "pairs": [[*_pair(place[a], place[b]), link.bandwidth, link.latency] for (a, b), link in links.pairs.items()],
         "together": [links.together.bandwidth, links.together.latency],
     }
     path = links_file()
     same = lambda old: (old["machine"], old["devices"]) == (entry["machine"], entry["devices"])  # noqa: E731
     add_entry(path, FORMAT, entry, KEPT, _entry, same)
     return path
+
+
+def _pair(a: int, b: int) -> tuple[int, int]:
+    """Two devices, the smaller number first."""
+    return (a, b) if a < b else (b, a)
 
 
 def links_file() -> Path:

@@ -30,7 +30,7 @@ class Footprint:
 
     @staticmethod
     @once_per_model
-    def of(model: torch.nn.Module, plan: Plan | None) -> Footprint:
+    def of(model: Any, plan: Plan | None) -> Footprint:
         """Of a BaseModel, which may be on meta, and its architecture's plan."""
         paths = block_paths(model.diffusion_model, plan) if plan is not None else ()
         sizes, rest = dict.fromkeys(paths, 0), 0
@@ -93,10 +93,10 @@ def measured_room(
     if group.devices.kind != "cuda":
         return None
     standing = group.ask(stacks=False)
-    if len(standing) < group.size or any(answer.memory is None for answer in standing.values()):
+    if len(standing) < group.size:
         return None
     free = min(
-        answer.memory.free + sum(size for _, size in answer.models) + _evictable(group.devices.indices[rank])
+        answer.device_memory.free + sum(size for _, size in answer.models) + _evictable(group.devices.indices[rank])
         for rank, answer in standing.items()
     )
     _, activations = comfy.sampler_helpers.estimate_memory(guider.model_patcher, list(noise_shape), guider.conds)

@@ -58,6 +58,7 @@ def main() -> None:
         os.path.join(boot["pack_root"], "__init__.py"),
         submodule_search_locations=[boot["pack_root"]],
     )
+    assert spec is not None and spec.loader is not None  # as for every .py file
     sys.modules[boot["pack_name"]] = pack = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
     importlib.import_module(boot["pack_name"] + ".parallel_backend.rank.process.main").run(boot)

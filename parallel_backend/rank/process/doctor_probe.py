@@ -22,7 +22,7 @@ ALIGNMENT = 512  # NCCL is three times slower from odd addresses
 def probe(request: int, rank: int, device: torch.device) -> Probed:
     """A collective call of all ranks. Raises what a transfer raises."""
     world = dist.get_world_size()
-    members = [*combinations(range(world), 2)]
+    members: list[tuple[int, ...]] = [*combinations(range(world), 2)]
     if world > 2:
         members.append(tuple(range(world)))
     exchanges = tuple(_measure(ranks, rank, world, device) for ranks in members)
@@ -69,7 +69,9 @@ class _Transfer:
         return (time.perf_counter() - started) / repeats
 
     def _run(self) -> torch.Tensor:
-        return exchange(self._send, self._sizes, self._sizes, dist.group.WORLD)
+        world = dist.group.WORLD
+        assert world is not None, "this rank has not joined its group"
+        return exchange(self._send, self._sizes, self._sizes, world)
 
     def _finish(self) -> None:
         if self._device.type == "cuda":

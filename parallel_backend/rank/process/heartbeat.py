@@ -78,9 +78,10 @@ class Pulse:
 
     def standing(self, question: Ask) -> Standing:
         if not question.stacks:
-            return Standing(memory=memory(self._device), models=self.resident())
+            return Standing(memory=memory(self._device), models=self.resident(), question=question.number)
         frame = sys._current_frames()[self._main]
-        return Standing(tuple(traceback.format_stack(frame)[-STACK_FRAMES:]), self._begun())
+        stack = tuple(traceback.format_stack(frame)[-STACK_FRAMES:])
+        return Standing(stack, self._begun(), question=question.number)
 
 
 def no_reading() -> None:

@@ -114,7 +114,8 @@ class Rank:
         pulse.resident = lambda: models.resident() + self._reader.modules.resident()
         self._prepared: tuple[Prepare, Any] | None = None
         self._followed: list[Callable[[], None]] = []  # undoes what was done to the models for this request
-        self._forward: ForwardServer | None = None
+        # Of a request whose model calls are served: what serves them, or why nothing can.
+        self._forward: ForwardServer | Raised | None = None
 
     def serve(self) -> None:
         while True:
@@ -131,6 +132,7 @@ class Rank:
             case Prepare():
                 self._prepare(message)
             case Go():
+                assert self._prepared is not None, "Go came without a prepared request"
                 self._go(*self._prepared)
             case Forward():
                 self._forward_call(message)
@@ -167,9 +169,11 @@ class Rank:
                 message = replace(message, compile=False)
         except Exception as error:
             if isinstance(error, ModelNotLoaded):
-                stage, error = "load", error.__cause__
+                why, stage = raised(error.cause), "load"
+            else:
+                why = raised(error)
             self._end(message.request)
-            self._link.send(Rejected(message.request, self._rank, stage, raised(error)))
+            self._link.send(Rejected(message.request, self._rank, stage, why))
             return
         finally:
             self._pulse.reading = no_reading  # else it would keep the weights from being freed
@@ -210,6 +214,11 @@ class Rank:
         except comfy.model_management.InterruptProcessingException:
             self._finish(message.request, cancelled=True)
         except Exception as error:
+            if message.kind == "forward":  # its calls follow, and each of them is answered with this
+                logging.exception("request %s", message.request)
+                self._end(message.request)
+                self._forward = raised(error)
+                return
             self._fail(message.request, error)
         self._end(message.request)
 
@@ -242,10 +251,15 @@ class Rank:
         return StepSender(self._link, message.request, self._rank)
 
     def _forward_call(self, message: Forward) -> None:
+        served = self._forward
+        if isinstance(served, Raised):
+            self._link.send(Failed(message.request, self._rank, served, collective_counts.begun()))
+            return
+        assert served is not None, "a model call came before Go, or after Discard"
         cancelled = self._link.cancelled(message.request)
         self._pulse.sampling(cancelled)
         try:
-            output, changes, notes = self._forward.call(message, cancelled)
+            output, changes, notes = served.call(message, cancelled)
             result = pack_output(output) if self._rank == 0 else None
         except comfy.model_management.InterruptProcessingException:
             self._finish(message.request, cancelled=True)
@@ -301,9 +315,9 @@ class Rank:
         self._link.send(Settled(message.request, self._rank))
 
     def _end(self, request: int) -> None:
-        if self._forward is not None:
+        if isinstance(self._forward, ForwardServer):
             self._forward.close()
-            self._forward = None
+        self._forward = None
         self._prepared = None
         for patcher in self._reader.patchers:
             patcher.model.xdit_weights.stop()
@@ -335,9 +349,9 @@ def is_out_of_memory(error: Exception) -> bool:
     return comfy.model_management.is_oom(error) or isinstance(error, MemoryError) or NO_MEMORY in str(error)
 
 
-def attach_plan(model: torch.nn.Module) -> None:
-    """Put the hooks of its architecture's plan on a freshly loaded model, if there is a plan; in any case it is watched
-    from now on.
+def attach_plan(model: Any) -> None:
+    """Put the hooks of its architecture's plan on a freshly loaded BaseModel, if there is a plan; in any case it is
+    watched from now on.
     """
     model.xdit_calls = ModelCalls(model.diffusion_model)
     watch(model.diffusion_model)

@@ -61,6 +61,8 @@ class _Finder(importlib.abc.MetaPathFinder):
         if name != "server":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, [self._comfy_root])
+        if spec is None or spec.loader is None:
+            return None
         spec.loader = _Loader(spec.loader)
         return spec
 

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import comfy.model_management
 import comfy.samplers
@@ -49,6 +48,12 @@ class ModelCalls:
         return self.agree(args, kwargs) if self.agree is not None else None
 
 
+class CancelSignal(Protocol):
+    """Whether the host cancelled the request. That it is asked counts as progress."""
+
+    def is_set(self) -> bool: ...
+
+
 class LeaderDone(BaseException):
     """Rank 0 calls the model no more, so this rank's sampler ends here. No `except Exception` of a sampler stops it."""
 
@@ -61,9 +66,9 @@ class Agreement(InOptions):
     def __init__(
         self,
         group: dist.ProcessGroup | None,
-        cancelled: threading.Event,
+        cancelled: CancelSignal,
         guider: Any = None,
-        models: Sequence[torch.nn.Module] = (),
+        models: Sequence[Any] = (),
         schedule: Schedule | None = None,
     ):
         self._group = group
@@ -79,6 +84,12 @@ class Agreement(InOptions):
         self._options: tuple[dict[str, Any], Any] = ({}, None)
         self._conditions: tuple[list, dict[str, Any]] = ([], {})  # of the last call, as are the others
         self._arguments: dict[int, dict[str, Any]] = {}
+
+    @property
+    def _leader(self) -> Announcements:
+        """How rank 0 tells the others what it does."""
+        assert self._rank0 is not None, "a single rank has nobody to agree with"
+        return self._rank0
 
     def stop_if_cancelled(self) -> None:
         """Raises ComfyUI's InterruptProcessingException on every rank or on none."""
@@ -131,7 +142,7 @@ class Agreement(InOptions):
         except BaseException:
             if self._over is None:
                 raise
-        if self._rank0.leads:
+        if self._leader.leads:
             self._tell(end, result if end == SAMPLED else None)
             return result
         if self._over is None:
@@ -201,7 +212,7 @@ class Agreement(InOptions):
 
     def _agree(self, call: str, own: Any, which: Any = None) -> Any:
         """Rank 0's inputs of this call; `own` are this rank's. `which`, in JSON's types: of the calls of this kind."""
-        if not self._rank0.leads:
+        if not self._leader.leads:
             return self._follow(call, own, which)
         if self._cancelled.is_set():
             self._tell(CANCELLED, None)
@@ -214,7 +225,7 @@ class Agreement(InOptions):
         skeleton = take_apart(value, tensors)
         done = self._schedule.done if self._schedule is not None else 0
         sent = [dense(tensor) for tensor in tensors]
-        self._rank0.tell((what, which, done, skeleton), sent)
+        self._leader.tell((what, which, done, skeleton), sent)
         if all(one is other for one, other in zip(sent, tensors, strict=True)):
             return value
         return put_together(skeleton, sent, value, in_place=True)
@@ -225,7 +236,7 @@ class Agreement(InOptions):
             raise LeaderDone
         while True:
             self._cancelled.is_set()  # its answer is rank 0's; asked here it counts as progress
-            (what, told, done, skeleton), tensors = self._rank0.hear()
+            (what, told, done, skeleton), tensors = self._leader.hear()
             if self._schedule is not None:
                 self._schedule.done = done
             self._stop(what == CANCELLED)

@@ -96,7 +96,7 @@ def _classes(modules: dict[str, torch.nn.Module], found: InPlace) -> list[tuple[
     return changed
 
 
-def _check_weights(model: torch.nn.Module, found: InPlace, modules: dict[str, torch.nn.Module]) -> None:
+def _check_weights(model: Any, found: InPlace, modules: dict[str, torch.nn.Module]) -> None:
     """Raises ChangedInPlace when ComfyUI's process has other weights than the files."""
     held = dict(tensors_of(modules.items()))
     looked_at = {

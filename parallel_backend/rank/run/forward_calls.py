@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from typing import Any
 
 import comfy.model_management
 import torch.distributed as dist
 
 from ...contract.commands import Forward, Prepare
+from ...sharding.engine.session import Session
 from ...sharding.pipeline.schedule import Schedule
 from ..attention.kernel_choice import attention_kernel
 from .acceleration import accelerated
-from .agreement import Agreement
+from .agreement import Agreement, CancelSignal
 from .mesh import Mesh, Meshes
 from .request_reader import RequestReader
 from .sampling import pipelined, sharded
@@ -29,25 +29,25 @@ class ForwardServer:
         self._reader = reader
         self._mesh = mesh
         self._model = reader.patchers[0].model
-        self._contexts = contextlib.ExitStack()
-        self._session = None
-        if mesh.takes_part:
-            self._session = self._contexts.enter_context(sharded(reader.patchers, mesh, meshes))
-            note = self._session.note
-            if options.compile:
-                self._contexts.enter_context(accelerated(reader.patchers, mesh, options, note))
-            kernel = attention_kernel(options.attention, note)
-            self._session.kernel_with_lse = self._contexts.enter_context(kernel)
-            schedule = Schedule(options.patches, options.warmup_steps)
-            self._contexts.enter_context(pipelined(reader.patchers, mesh, self._session, schedule, options.compile))
-            reader.patchers[0].pre_run()
+        self._session: Session | None = None  # of a rank that takes part
+        with contextlib.ExitStack() as contexts:  # what was entered ends where the rest cannot be
+            if mesh.takes_part:
+                self._session = session = contexts.enter_context(sharded(reader.patchers, mesh, meshes))
+                if options.compile:
+                    contexts.enter_context(accelerated(reader.patchers, mesh, options, session.note))
+                kernel = attention_kernel(options.attention, session.note)
+                session.kernel_with_lse = contexts.enter_context(kernel)
+                schedule = Schedule(options.patches, options.warmup_steps)
+                contexts.enter_context(pipelined(reader.patchers, mesh, session, schedule, options.compile))
+                reader.patchers[0].pre_run()
+            self._contexts = contexts.pop_all()
 
-    def call(self, message: Forward, cancelled: threading.Event) -> tuple[Any, bytes, tuple[str, ...]]:
+    def call(self, message: Forward, cancelled: CancelSignal) -> tuple[Any, bytes, tuple[str, ...]]:
         """The diffusion model's output for one call, a tensor or several (rank 0's on every rank; None in a rank that
         takes no part), what it changed in the objects that came with the call, and the notes taken.
         """
         args, kwargs = self._reader.loads(message.stream, message.packs, message.forget)
-        if not self._mesh.takes_part:
+        if self._session is None:
             return None, b"", ()
         self._reader.received.remember()
         Agreement(self._mesh.active, cancelled).stop_if_cancelled()
@@ -66,6 +66,6 @@ class ForwardServer:
 
     def close(self) -> None:
         self._contexts.close()
-        if self._mesh.takes_part:
+        if self._session is not None:
             self._reader.patchers[0].cleanup()
         comfy.model_management.cleanup_models_gc()

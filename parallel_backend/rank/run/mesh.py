@@ -113,6 +113,7 @@ class Meshes:
         """xfuser's USP for a ring on GPUs that do not reach each other's memory; imported then, None elsewhere, and
         where xfuser is not installed: `ring_attention` computes the same.
         """
+        assert mesh.sp is not None, "this rank sits the request out"
         if self._device.type != "cuda" or mesh.degrees.ring == 1 or mesh.sp.direct is not None:
             return None
         if mesh.degrees in self._usp:

@@ -42,6 +42,11 @@ def _search_as_comfyui() -> None:
 
 async def _import(name: str, file: str) -> None:
     spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise PackImportFailed(
+            f"the node pack {shown(os.path.basename(file))} cannot be imported outside ComfyUI's process: it is no file"
+            " that Python imports"
+        )
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -134,7 +134,7 @@ class RequestReader:
                 patcher.object_patches = {**as_object_patches(model, patcher.in_place), **patcher.object_patches}
             self.echo.append((key, str(patcher.patches_uuid), str(model.get_dtype()), str(model.manual_cast_dtype)))
 
-    def node_class(self, cls: type, hidden: dict[str, Any]) -> type:
+    def node_class(self, cls: Any, hidden: dict[str, Any]) -> type:
         clone = cls.PREPARE_CLASS_CLONE(None)
         for name, value in hidden.items():
             setattr(clone.hidden, name, value)

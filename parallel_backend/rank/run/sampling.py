@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,7 +26,7 @@ from ...sharding.pipeline.schedule import Schedule
 from ..attention.kernel_choice import attention_kernel
 from ..weights.lock_step import LockStep, in_lock_step
 from .acceleration import accelerated
-from .agreement import Agreement
+from .agreement import Agreement, CancelSignal
 from .mesh import Mesh, Meshes
 from .steps import Steps
 
@@ -35,10 +34,12 @@ from .steps import Steps
 @contextlib.contextmanager
 def sharded(patchers: list[Any], mesh: Mesh, meshes: Meshes) -> Iterator[Session]:
     """Sequence parallelism on every planned model of the request, for as long as the context lasts."""
-    session = Session(mesh.sp, meshes.usp(mesh))
+    sp = mesh.sp
+    assert sp is not None, "this rank sits the request out"
+    session = Session(sp, meshes.usp(mesh))
     for patcher in patchers:
         if (model := sharded_model(patcher.model)) is not None:
-            model.session = session if mesh.sp.size > 1 or mesh.pipe is not None else None
+            model.session = session if sp.size > 1 or mesh.pipe is not None else None
             model.whole_weights = not patcher.model.xdit_weights.divided
     try:
         yield session
@@ -52,9 +53,13 @@ def pipelined(patchers: list[Any], mesh: Mesh, session: Session, schedule: Sched
     """The stages of every planned model, with PipeFusion, for as long as the context lasts. `graphs`: whether CUDA
     graphs hold addresses.
     """
+    pipe = mesh.pipe
+    if pipe is None:
+        yield
+        return
     with contextlib.ExitStack() as stages:
-        for model in _planned(patchers) if mesh.pipe is not None else ():
-            stage = PipelinedModel(model, mesh.pipe, schedule, session.note, keep_memory=graphs and model.plan.graphs)
+        for model in _planned(patchers):
+            stage = PipelinedModel(model, pipe, schedule, session.note, keep_memory=graphs and model.plan.graphs)
             stages.callback(watch(model.model).look)  # after it: what it remembers of the model holds the stage else
             stages.callback(stage.stop)
             stage.start()
@@ -75,7 +80,7 @@ def sample(
     mesh: Mesh,
     meshes: Meshes,
     options: Prepare,
-    cancelled: threading.Event,
+    cancelled: CancelSignal,
     steps: Steps | None,
 ) -> tuple[torch.Tensor, RandomState, tuple[str, ...]]:
     """The sampled latent (as `guider.outer_sample` returns it; only rank 0's counts), the random state after it, and
@@ -139,10 +144,10 @@ def _counting(schedule: Schedule, on_step: Callable | None) -> Callable:
 
 def dividers(mesh: Mesh, note: Callable[[str], None], lock_step: LockStep | None) -> list[Callable]:
     """What divides a guided call: its conditions first, then their rows; and what keeps the parts in step, if set."""
-    around, inner = (None, []) if lock_step is None else (lock_step.around, [lock_step])
-    cfg = [CfgParallel(mesh.cfg, note)] if mesh.cfg is not None else []
-    batch = [BatchParallel(mesh.batch, note, around)] if mesh.batch is not None else []
-    return cfg + batch + inner
+    around = lock_step.around if lock_step is not None else None
+    cfg = CfgParallel(mesh.cfg, note) if mesh.cfg is not None else None
+    batch = BatchParallel(mesh.batch, note, around) if mesh.batch is not None else None
+    return [divider for divider in (cfg, batch, lock_step) if divider is not None]
 
 
 def _put_first(model_options: dict[str, Any], kind: str, own: list[Callable]) -> None:

@@ -72,14 +72,13 @@ class Unit:
         """Whether any byte of a parameter lies in this rank's cut."""
         return any(self._span(part) is not None for part in self._parts[one.name])
 
-    def views(self, buffer: torch.Tensor) -> list[tuple[Stored, torch.Tensor]]:
+    def views(self, buffer: torch.Tensor) -> list[tuple[Stored, torch.nn.Parameter]]:
         """The parameters as views of `buffer`, which holds the whole."""
-        shown = []
-        for one in self.stored:
-            parts = iter(self._parts[one.name])
-            tensor = with_inner(one.source, lambda _, parts=parts: _view(buffer, next(parts)))
-            shown.append((one, as_parameter(tensor)))
-        return shown
+        return [(one, self._seen_in(buffer, one)) for one in self.stored]
+
+    def _seen_in(self, buffer: torch.Tensor, one: Stored) -> torch.nn.Parameter:
+        parts = iter(self._parts[one.name])
+        return as_parameter(with_inner(one.source, lambda _: _view(buffer, next(parts))))
 
     def _span(self, part: Part) -> tuple[int, int] | None:
         """The bytes of this rank's cut in the unit that belong to `part`."""

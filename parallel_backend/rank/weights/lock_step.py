@@ -103,6 +103,7 @@ def in_lock_step(patchers: list[Any], active: dist.ProcessGroup | None, degrees:
     if not divided or degrees.sequence > 1:
         yield None
         return
+    assert active is not None, "one rank alone divides nothing"
     lock_step = LockStep(active, divided)
     for blocks in divided:
         blocks.wait_for = lock_step.wait_for

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -21,11 +22,15 @@ class StaleIdentity(RuntimeError):
 
 
 class ModelNotLoaded(RuntimeError):
-    """A model cannot be loaded in this rank; `__cause__` is what its loader raised, or StaleIdentity."""
+    """A model cannot be loaded in this rank; `cause` is what its loader raised, or StaleIdentity."""
+
+    def __init__(self, title: str, cause: Exception):
+        super().__init__(f"{title} cannot be loaded: {cause}")
+        self.cause = cause
 
 
 class ModelStore:
-    def __init__(self, device: torch.device, on_load: Callable[[torch.nn.Module], None]):
+    def __init__(self, device: torch.device, on_load: Callable[[Any], None]):
         self._device = device
         self._on_load = on_load
         self._models: dict[str, tuple[ModelIdentity, RankModelPatcher]] = {}
@@ -38,7 +43,7 @@ class ModelStore:
         try:
             return self._base(identity)
         except Exception as error:
-            raise ModelNotLoaded(f"{identity.title} cannot be loaded: {error}") from error
+            raise ModelNotLoaded(identity.title, error) from error
 
     def _base(self, identity: ModelIdentity) -> RankModelPatcher:
         now = identity.recipe.identity()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,7 +28,7 @@ class Weights:
     parameter or block is read; what it raises ends that.
     """
 
-    def __init__(self, model: torch.nn.Module, device: torch.device, title: str):
+    def __init__(self, model: Any, device: torch.device, title: str):
         self._model = model
         self.title = title
         self._device = device
@@ -41,6 +42,7 @@ class Weights:
         self._outdated: set[str] = set()
         self._calls = contextlib.ExitStack()
         self._parts: Callable[[], None] = nothing
+        self.placement = REPLICATED
         self.place(REPLICATED)
 
     def place(self, placement: Placement) -> None:
@@ -60,6 +62,12 @@ class Weights:
     def divided(self) -> bool:
         """Whether blocks are put together from several ranks while they run."""
         return bool(self.placement.divided)
+
+    @property
+    def _divided_blocks(self) -> DividedBlocks:
+        """`blocks`, for what is done with them while the weights are resident."""
+        assert self.blocks is not None, "no blocks are divided here, or they are released"
+        return self.blocks
 
     def held(self, name: str) -> Held:
         """What this rank holds of a parameter; of what is no parameter of the diffusion model, all."""
@@ -141,7 +149,7 @@ class Weights:
     def owns(self, name: str) -> bool:
         """Whether a patch of this parameter concerns this rank."""
         held = self.held(name)
-        return held is Held.WHOLE or held is Held.CUT and self.blocks.owns(name)
+        return held is Held.WHOLE or held is Held.CUT and self._divided_blocks.owns(name)
 
     @contextlib.contextmanager
     def as_in_file(self, name: str) -> Iterator[None]:
@@ -161,7 +169,7 @@ class Weights:
     def write(self, name: str, tensor: torch.Tensor) -> None:
         """A patched whole parameter takes its place, as far as this rank holds it. Raises LayoutChanged."""
         if self.held(name) is Held.CUT:
-            self.blocks.write(name, tensor)
+            self._divided_blocks.write(name, tensor)
         else:
             self._stored[name].show(tensor)
         self._outdated.discard(name)
@@ -179,7 +187,7 @@ class Weights:
 
     def _restore(self, name: str) -> None:
         if self.held(name) is Held.CUT:
-            self.blocks.restore(name)
+            self._divided_blocks.restore(name)
         else:
             self._stored[name].show(self._stored[name].on(self._device))
         self._outdated.discard(name)
@@ -189,6 +197,7 @@ class Weights:
     def start(self, group: dist.ProcessGroup | None) -> None:
         """The model runs from now on, on all ranks of `group`, over which its blocks are divided."""
         if self.blocks is not None:
+            assert group is not None, "a rank that takes no part holds no blocks"
             self.blocks.start(group)
             model = self._model.diffusion_model
             self._calls.callback(model.register_forward_pre_hook(self._before_call).remove)
@@ -201,7 +210,7 @@ class Weights:
 
     def _before_call(self, model: torch.nn.Module, _) -> None:
         if watch(model).found:
-            self._parts = self.blocks.open_parts()
+            self._parts = self._divided_blocks.open_parts()
 
     def _after_call(self, *_) -> None:
         parts, self._parts = self._parts, nothing

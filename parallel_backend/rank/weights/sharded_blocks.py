@@ -33,7 +33,7 @@ class Slot:
         self.buffer = torch.empty(size, dtype=torch.uint8, device=device)
         self.unit: Unit | None = None
         self.work: dist.Work | None = None
-        self._views: dict[Unit, list[tuple[Stored, torch.Tensor]]] = {}
+        self._views: dict[Unit, list[tuple[Stored, torch.nn.Parameter]]] = {}
 
     def wait(self) -> None:
         work, self.work = self.work, None
@@ -42,9 +42,11 @@ class Slot:
 
     def show(self) -> None:
         """The modules of the unit see its parameters here."""
-        if self.unit not in self._views:
-            self._views[self.unit] = self.unit.views(self.buffer)
-        for one, tensor in self._views[self.unit]:
+        unit = self.unit
+        assert unit is not None, "no unit was gathered into this buffer"
+        if unit not in self._views:
+            self._views[unit] = unit.views(self.buffer)
+        for one, tensor in self._views[unit]:
             one.show(tensor)
 
 
