@@ -13,7 +13,7 @@ from ..contract.doctor_messages import Probe, Probed
 from ..contract.reports import Failed
 from ..host.base.errors import GroupError
 from ..host.group.process_group import POLL_SECONDS, ProcessGroup
-from ..host.strategy.link_speed import Link, Links
+from ..host.strategy.link_speed import Link, Links, pair_of
 from .report import AllToAll, Kernel, Problem, Report
 
 LIMIT_SECONDS = 120.0
@@ -34,9 +34,10 @@ def run_probe(group: ProcessGroup, limit: float = LIMIT_SECONDS) -> list[Probed]
     try:
         group.send(Probe(number))
         while len(answers) < group.size:
-            rank, message = group.receive(POLL_SECONDS) or (None, None)
+            received = group.receive(POLL_SECONDS)
+            message = received[1] if received is not None else None
             if isinstance(message, Probed):
-                answers[rank] = message
+                answers[message.rank] = message
             elif isinstance(message, Failed):
                 failed.append(message)
                 deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
@@ -76,9 +77,7 @@ def enter_links(report: Report, indices: tuple[int, ...], answers: list[Probed])
         return None
     together = measured[tuple(range(len(indices)))]
     report.all_to_all = AllToAll(indices, together.bandwidth, together.latency)
-    pairs = {
-        tuple(sorted(indices[rank] for rank in ranks)): link for ranks, link in measured.items() if len(ranks) == 2
-    }
+    pairs = {pair_of(*(indices[rank] for rank in ranks)): link for ranks, link in measured.items() if len(ranks) == 2}
     report.pairs = [
         replace(pair, bandwidth=pairs[pair.devices].bandwidth, latency=pairs[pair.devices].latency)
         for pair in report.pairs

@@ -66,7 +66,9 @@ def measured_links(devices: DeviceSet) -> Links | None:
         place = {
             entry["devices"].index(identity): index for identity, index in zip(wanted, devices.indices, strict=True)
         }
-        pairs = {_pair(place[a], place[b]): Link(*link) for a, b, *link in entry["pairs"] if a in place and b in place}
+        pairs = {
+            pair_of(place[a], place[b]): Link(*link) for a, b, *link in entry["pairs"] if a in place and b in place
+        }
         together: Link | None
         if len(entry["devices"]) == len(wanted):
             together = Link(*entry["together"])
@@ -90,7 +92,7 @@ def keep_links(devices: DeviceSet, links: Links) -> Path:
         "machine": machine(devices.kind),
         "devices": device_identities(devices),
         "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "pairs": [[*_pair(place[a], place[b]), link.bandwidth, link.latency] for (a, b), link in links.pairs.items()],
+        "pairs": [[*pair_of(place[a], place[b]), link.bandwidth, link.latency] for (a, b), link in links.pairs.items()],
         "together": [links.together.bandwidth, links.together.latency],
     }
     path = links_file()
@@ -99,7 +101,7 @@ def keep_links(devices: DeviceSet, links: Links) -> Path:
     return path
 
 
-def _pair(a: int, b: int) -> tuple[int, int]:
+def pair_of(a: int, b: int) -> tuple[int, int]:
     """Two devices, the smaller number first."""
     return (a, b) if a < b else (b, a)
 

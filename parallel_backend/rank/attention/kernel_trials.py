@@ -41,10 +41,11 @@ def flash3_on(device: torch.device) -> Flash3 | str:
         return NOT_FOR_DEVICE
     faults = []
     for module in DISTRIBUTIONS:
-        fault = _fault(lambda q, k, v, module=module: Flash3.of(module)(q, k, v)[0], device, torch.bfloat16)
+        attention = functools.partial(_of_package, module)
+        fault = _fault(attention, device, torch.bfloat16)
         if fault is None:
             found = Flash3.of(module)
-            half = _fault(lambda q, k, v, found=found: found(q, k, v)[0], device, torch.float16)
+            half = _fault(attention, device, torch.float16)
             return found if half is None else replace(found, dtypes=(torch.bfloat16,))
         faults.append(fault)
     return next((fault for fault in faults if fault != NOT_INSTALLED), NOT_INSTALLED)
@@ -78,6 +79,10 @@ def _sdpa(backend: SDPBackend) -> Attention:
             return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
     return attention
+
+
+def _of_package(module: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return Flash3.of(module)(q, k, v)[0]
 
 
 def _flash_attn_2(q, k, v):

@@ -29,7 +29,11 @@ class LocalAttention:
 
     def __init__(self, kernels: tuple[str, ...], flash3: Flash3 | None, fastest: Fastest | None):
         self._kernels = kernels
-        self._flash3 = flash3
+        self._with_lse: dict[str, Callable] = {name: known.with_lse for name, known in torch_kernels.KERNELS.items()}
+        self._serving = {name: known.serves for name, known in torch_kernels.KERNELS.items()}
+        if flash3 is not None:
+            self._with_lse[FLASH3] = flash3
+            self._serving[FLASH3] = lambda q, k, v, lse: flash3.serves(q)
         self._fastest = fastest
         self._chosen: dict[str, str | None] = {}
         self._torch = comfy.ops.scaled_dot_product_attention
@@ -42,7 +46,7 @@ class LocalAttention:
         """
         order = list(self._order)
         self._torch_first(None)
-        if (self._flash3 is not None or self._fastest is not None) and _goes_to_torch(self._torch):
+        if (FLASH3 in self._with_lse or self._fastest is not None) and _goes_to_torch(self._torch):
             comfy.ops.scaled_dot_product_attention = self
         try:
             yield
@@ -61,7 +65,7 @@ class LocalAttention:
 
         def run(kernel: str | None) -> torch.Tensor:
             if kernel == FLASH3:
-                return self._flash3(q, k, v, scale)[0]
+                return self._with_lse[FLASH3](q, k, v, scale)[0]
             self._torch_first(kernel)
             return self._torch(q, k, v, **options)
 
@@ -77,9 +81,7 @@ class LocalAttention:
         def run(kernel: str | None) -> tuple[torch.Tensor, torch.Tensor]:
             if kernel is None:
                 return attention_with_lse(q, k, v, mask, scale)
-            if kernel == FLASH3:
-                return self._flash3(q, k, v, scale)
-            return torch_kernels.KERNELS[kernel].with_lse(q, k, v, scale)
+            return self._with_lse[kernel](q, k, v, scale)
 
         return run(self._choose(q, k, v, run, lse=True) if mask is None else None)
 
@@ -90,7 +92,7 @@ class LocalAttention:
         signature = _signature(q, k, lse)
         if signature in self._chosen:
             return self._chosen[signature]
-        kernels = [kernel for kernel in self._kernels if self._serves(kernel, q, k, v, lse)]
+        kernels = [kernel for kernel in self._kernels if self._serving[kernel](q, k, v, lse)]
         if self._fastest is None or len(kernels) < 2:
             kernel = next(iter(kernels), None)
         elif 4 * q.numel() * k.shape[2] < SMALL:
@@ -103,11 +105,6 @@ class LocalAttention:
             kernel = self._fastest.measure(signature, kernels, run)
         self._chosen[signature] = kernel
         return kernel
-
-    def _serves(self, kernel: str, q, k, v, lse: bool) -> bool:
-        if kernel == FLASH3:
-            return self._flash3.serves(q)
-        return torch_kernels.KERNELS[kernel].serves(q, k, v, lse)
 
     def _torch_first(self, kernel: str | None) -> None:
         """Torch tries `kernel` first, or its own best, for calls from now on."""
