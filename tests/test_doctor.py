@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -284,7 +285,7 @@ def test_the_node_shows_the_report_and_gives_it_on(client):
     result = client.run(graph.prompt)
     (text,) = result.outputs[node.id]["text"]
     assert text.startswith("xDiT doctor (2 CPU rank(s)): ")
-    assert "Links (measured in" in text and "GB/s" in text and "math          works" in text
+    assert "Links (measured in" in text and "GB/s" in text and re.search("math +works", text)
     assert result.outputs[shown.id]["text"] == [text]
     again = client.run(graph.prompt)
     assert node.id not in again.cached

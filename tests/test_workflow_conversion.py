@@ -86,6 +86,12 @@ def test_a_dynamic_combo_inside_another_brings_its_inputs_along():
         assert inputs["text"] == "hello"
 
 
+def test_a_hidden_optional_input_may_have_no_value():
+    save = {"required": {"name": ["STRING", {}]}, "optional": {"codec": ["STRING", {"hidden": True}]}}
+    (made,) = to_prompt(workflow(node(1, "Save", widgets=["x"])), {"Save": {"input": save, "output": []}}).values()
+    assert made["inputs"] == {"name": "x"}
+
+
 def test_an_option_that_a_dynamic_combo_lacks_is_refused():
     with pytest.raises(WorkflowError, match="node 7 .* has 1 for codec"):
         sampled(links=[(9, 1, 0, 7, 0, "MODEL")], widgets=[5, "randomize", "x", "fixed", 8, 1, "hello"])

@@ -48,13 +48,18 @@ def _widget_values(node: dict, info: dict) -> Iterator[tuple[str, object]]:
 
 
 def _take(inputs: dict, values: list, prefix: str, where: str) -> Iterator[tuple[str, object]]:
-    """Take the values of these inputs from the front of `values`; a dynamic combo brings inputs of its choice along."""
+    """Take the values of these inputs from the front of `values`; a dynamic combo brings inputs of its choice along.
+
+    A hidden optional input, which is there for older prompts, may have no value.
+    """
     for section in _sections(inputs):
         for name, spec in section.items():
             kind, options = (*spec, {})[:2]
             if not (isinstance(kind, list) or kind in WIDGET_TYPES | {DYNAMIC_COMBO}) or options.get("forceInput"):
                 continue
             if not values:
+                if options.get("hidden") and name in inputs.get("optional", {}):
+                    continue
                 raise WorkflowError(f"{where} has no value for {prefix}{name}")
             value = values.pop(0)
             yield prefix + name, value
