@@ -21,6 +21,7 @@ TEST_PACKS = {
     "xdit-test-ladder": PACK_ROOT / "tests" / "support" / "ladder_nodes",
     "xdit-test-bad": PACK_ROOT / "tests" / "support" / "bad_nodes",
     "xdit-test-foreign": PACK_ROOT / "tests" / "support" / "foreign_nodes",
+    "xdit-test-plans": PACK_ROOT / "tests" / "support" / "plan_nodes",
     "xdit-test-graphs": PACK_ROOT / "tests" / "support" / "graph_nodes",
 }
 

@@ -16,6 +16,7 @@ IMPORTS = SOURCES.imports()
 LAYERS = {
     "nodes": {"doctor", "host", "contract", "loading", "comfyui"},
     "doctor": {"host", "contract", "comfyui"},
+    "describe_model": {"contract", "sharding", "loading"},
     "host": {"contract", "sharding", "loading", "foreign", "comfyui", "transport", "system"},
     "rank": {"compiled", "contract", "sharding", "loading", "foreign", "comfyui", "transport", "system"},
     "compiled": {"sharding"},

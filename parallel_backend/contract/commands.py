@@ -25,7 +25,8 @@ class Prepare:
     "preload" only reads weights, as long as it is not cancelled, and leaves those alone that a rank holds.
     `packs`: node packs to import first, name → file. `weights`: one of config.WEIGHTS, but not "auto".
     `patches`, `warmup_steps`: of PipeFusion, as in ParallelConfig. `parameters`: parameters of the model are part of
-    the request. `settings`: those of ComfyUI's process; they hold while the request runs.
+    the request. `settings`: those of ComfyUI's process; they hold while the request runs. `plans`: the sharding plans
+    that node packs registered there (PackPlan), all of them.
     """
 
     request: int
@@ -42,6 +43,7 @@ class Prepare:
     patches: int = 0
     warmup_steps: int = 1
     parameters: bool = False
+    plans: tuple[Any, ...] = ()
     settings: ProcessSettings = field(default_factory=ProcessSettings.read)
 
 

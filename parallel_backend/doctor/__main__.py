@@ -1,52 +1,14 @@
-"""The doctor as a command: makes ComfyUI and the pack importable, then runs it.
+"""The doctor as a command.
 
 python ComfyUI/custom_nodes/<pack>/parallel_backend/doctor --help
 python -m parallel_backend.doctor --help                               (from the pack's folder)
-
-The pack's folder need not be a valid module name: the pack is imported as `xdit_comfyui`, as ComfyUI imports it under
-its path. ComfyUI is the one around custom_nodes, else the one at COMFYUI_PATH.
 """
 
-import importlib.util
 import os
+import runpy
 import sys
 
-# Not resolved: where the pack is a symbolic link in custom_nodes, its ComfyUI is around the link.
-HERE = os.path.dirname(os.path.abspath(__file__))
-PACK_ROOT = os.path.dirname(os.path.dirname(HERE))
-PACK_NAME = "xdit_comfyui"
-USAGE_ERROR = 2
-
-
-def comfyui() -> str | None:
-    """ComfyUI's folder, or None."""
-    custom_nodes = os.path.dirname(PACK_ROOT)
-    around = os.path.dirname(custom_nodes) if os.path.basename(custom_nodes) == "custom_nodes" else None
-    for folder in (around, os.environ.get("COMFYUI_PATH")):
-        if folder and os.path.isfile(os.path.join(folder, "comfy", "model_management.py")):
-            return os.path.abspath(folder)
-    return None
-
-
-def main() -> int:
-    folder = comfyui()
-    if folder is None:
-        print(
-            f"The doctor needs ComfyUI, and there is none around {PACK_ROOT} nor at COMFYUI_PATH. Run it from"
-            " ComfyUI/custom_nodes, or set COMFYUI_PATH to ComfyUI's folder.",
-            file=sys.stderr,
-        )
-        return USAGE_ERROR
-    # This script's folder, or the pack's, whose nodes/ would hide ComfyUI's nodes.py.
-    sys.path[:] = [folder, *(path for path in sys.path if os.path.abspath(path) not in (HERE, PACK_ROOT))]
-    spec = importlib.util.spec_from_file_location(
-        PACK_NAME, os.path.join(PACK_ROOT, "__init__.py"), submodule_search_locations=[PACK_ROOT]
-    )
-    assert spec is not None and spec.loader is not None  # as for every .py file
-    sys.modules[PACK_NAME] = pack = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pack)
-    return importlib.import_module(PACK_NAME + ".parallel_backend.doctor.command").main(sys.argv[1:])
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    backend = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    start = runpy.run_path(os.path.join(backend, "system", "started_alone.py"))
+    sys.exit(start["run"]("doctor", "The doctor"))

@@ -9,15 +9,16 @@ from typing import Any
 
 
 def once_per_model(function: Callable) -> Callable:
-    """`function(model, *others)` with its result kept as long as the model: it must depend on nothing else that can
-    change.
+    """`function(model, *others)` with its result kept as long as the model and while `others` are equal: it must depend
+    on nothing else that can change.
     """
     results: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
     @functools.wraps(function)
     def remembered(model: Any, *others: Any) -> Any:
-        if model not in results:
-            results[model] = function(model, *others)
-        return results[model]
+        known = results.get(model)
+        if known is None or known[0] != others:
+            results[model] = known = others, function(model, *others)
+        return known[1]
 
     return remembered

@@ -14,6 +14,7 @@ from ...contract.commands import Discard, Go, Prepare
 from ...contract.config import Degrees, ParallelConfig
 from ...contract.payload import Carried
 from ...contract.reports import Finished, Prepared, Rejected
+from ...sharding.plans import plans_of_packs
 from ...transport.blobs import BlobBatch
 from ...transport.pickling import CannotTravel, dumps
 from ..base.errors import OutOfMemory, RequestRefused
@@ -141,6 +142,7 @@ def _send(
             config.patches,
             config.warmup_steps,
             stream.parameters,
+            plans_of_packs(),
         )  # fmt: skip
     )
     return Preparing(number, Answers(group, number), graph.echo, time.monotonic(), stream.numbered)

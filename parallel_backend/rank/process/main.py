@@ -51,7 +51,7 @@ from ...sharding.engine.engine import ShardedModel
 from ...sharding.exchange import collective_counts
 from ...sharding.foreign.model_watch import watch
 from ...sharding.guided.peers import PeerFailed
-from ...sharding.plans import plan_for
+from ...sharding.plans import follow_plans, plan_for
 from ...system.printable_names import printable
 from ...transport.packing import pack, pack_output
 from ..run.agreement import ModelCalls
@@ -107,7 +107,7 @@ class Rank:
         self._link = link
         self._pulse = pulse
         self._device = device
-        models = ModelStore(device, attach_plan)
+        self._models = models = ModelStore(device, attach_plan)
         self._meshes = Meshes(device, models.forget_kernels)
         self._weight_groups = WeightGroups(device)
         self._reader = RequestReader(device, models)
@@ -153,6 +153,7 @@ class Rank:
         self._pulse.activity = LOADING
         stage = "read"
         try:
+            self._models.forget_classes(follow_plans(message.plans))
             request = self._reader.read(message)
             stage = "load"
             patchers = self._reader.patchers if message.kind != "preload" else self._missing(message.request)

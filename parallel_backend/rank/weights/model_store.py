@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import comfy.model_management
@@ -13,6 +13,7 @@ import torch
 
 from ...contract.recipe import ModelIdentity
 from ...loading.meta_loading import load_model
+from ...sharding.plan.plan import class_path
 from .model_weights import Weights
 from .rank_patcher import RankModelPatcher
 
@@ -70,6 +71,13 @@ class ModelStore:
             if key in self._models:
                 _, patcher = self._models.pop(key)
                 comfy.model_management.unload_model_and_clones(patcher)
+
+    def forget_classes(self, classes: Collection[str]) -> None:
+        """Drop the models whose diffusion model is of one of these classes (`class_path`): they are loaded again when
+        they are named, and get the plan that their class has then.
+        """
+        held = {key: class_path(patcher.model.diffusion_model) for key, (_, patcher) in self._models.items()}
+        self.forget(key for key, name in held.items() if name in classes)
 
     def forget_kernels(self) -> None:
         """Drop what was recorded for a model beside its weights (CUDA graphs, a pipeline's memory): it refers to

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from .errors import ShardingError
+from .errors import PlanMismatch
 
 
 def module_at(model: torch.nn.Module, path: str) -> torch.nn.Module:
-    """The submodule at a dotted path; raises ShardingError.
+    """The submodule at a dotted path; raises PlanMismatch.
 
     A number is an index into a list, or into the values of a dict; a negative one counts from the end; "1:" is a slice.
     """
@@ -28,10 +28,7 @@ def module_at(model: torch.nn.Module, path: str) -> torch.nn.Module:
             else:
                 module = module[int(name)] if name.lstrip("-").isdigit() else getattr(module, name)
         except (AttributeError, IndexError) as error:
-            raise ShardingError(
-                f"{type(model).__qualname__} has no {path}: this version of ComfyUI does not match the plan; update"
-                " xDiT for ComfyUI"
-            ) from error
+            raise PlanMismatch(f"{type(model).__qualname__} has no {path}") from error
     return module
 
 
@@ -63,14 +60,12 @@ def parameter_names(function: Callable) -> tuple[str, ...]:
 
 
 def function_at(name: str) -> Callable:
-    """The function "module:name". Raises ShardingError."""
+    """The function "module:name". Raises PlanMismatch."""
     module_name, _, function_name = name.partition(":")
     try:
         return getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
-        raise ShardingError(
-            f"there is no {name}: this version of ComfyUI does not match the plan; update xDiT for ComfyUI"
-        ) from error
+        raise PlanMismatch(f"there is no {name}") from error
 
 
 def bind(names: tuple[str, ...], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +92,4 @@ def replaced(owner: Any, name: str, value: Callable) -> Iterator[None]:
 def check_arguments(model: str, path: str, wanted: Mapping[str, Any] | Iterable[str], names: tuple[str, ...]) -> None:
     missing = [name for name in wanted if name not in names]
     if missing and "**" not in names:
-        raise ShardingError(
-            f"{model}: {path} takes {', '.join(names)}; the plan expects {', '.join(missing)} too. This version of"
-            " ComfyUI renamed an argument; update xDiT for ComfyUI"
-        )
+        raise PlanMismatch(f"{model}: {path} takes {', '.join(names)}; the plan expects {', '.join(missing)} too")

@@ -14,33 +14,38 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from .errors import ShardingError
+from .errors import PlanMismatch
 from .modules import blocks_at, check_arguments, function_at, module_at, parameter_names
 from .plan import Plan, heads_of
 
-_known: WeakKeyDictionary[torch.nn.Module, str | None] = WeakKeyDictionary()
+_known: WeakKeyDictionary[torch.nn.Module, tuple[Plan, str | None]] = WeakKeyDictionary()
 _told: set[tuple[str, str]] = set()
 
 
-def mismatch(model: torch.nn.Module, plan: Plan) -> str | None:
-    """What of `plan` the model lacks (a renamed argument or module), or None. Told once in the log."""
-    if model not in _known:
-        _known[model] = _first_mismatch(model, plan)
-        if (found := _known[model]) is not None and (plan.model, found) not in _told:
+def mismatch(model: torch.nn.Module, plan: Plan, author: str = "") -> str | None:
+    """What of `plan` the model lacks (a renamed argument or module), or None. Told once in the log.
+
+    `author`: the node pack that brought the plan, "" for a plan of this pack.
+    """
+    known = _known.get(model)
+    if known is None or known[0] is not plan:
+        _known[model] = known = plan, _first_mismatch(model, plan, author)
+        found = known[1]
+        if found is not None and (plan.model, found) not in _told:
             _told.add((plan.model, found))
             logging.warning(
                 "xDiT: %s runs without its sharding plan, divided by cfg and batch only: %s",
                 type(model).__qualname__,
                 found,
             )
-    return _known[model]
+    return known[1]
 
 
-def _first_mismatch(model: torch.nn.Module, plan: Plan) -> str | None:
+def _first_mismatch(model: torch.nn.Module, plan: Plan, author: str) -> str | None:
     try:
         _check(model, plan)
-    except ShardingError as error:
-        return str(error)
+    except PlanMismatch as error:
+        return f"{error.lacks}: the plan is that of the node pack {author}; update it" if author else str(error)
     return None
 
 
@@ -60,12 +65,11 @@ def _check(model: torch.nn.Module, plan: Plan) -> None:
     for name in (*plan.attention_globals, *(path for path in plan.once if ":" in path)):
         function_at(name)
     try:
-        heads_of(plan, model)
+        heads = heads_of(plan, model)
     except (AttributeError, IndexError, TypeError) as error:
-        raise ShardingError(
-            f"{plan.model} has no {plan.heads}, its number of heads: this version of ComfyUI does not match the plan;"
-            " update xDiT for ComfyUI"
-        ) from error
+        raise PlanMismatch(f"{plan.model} has no {plan.heads}, its number of heads") from error
+    if not isinstance(heads, int) or heads < 1:
+        raise PlanMismatch(f"{plan.heads} of {plan.model} is {heads!r:.100}, no number of heads")
 
 
 def _check_module(

@@ -1,5 +1,8 @@
 """The plans, by architecture."""
 
+import sys
+from typing import Any
+
 from ..plan.plan import Plan, class_path
 from ..plan.plan_matching import mismatch
 from .anima import ANIMA
@@ -28,6 +31,7 @@ from .omnigen2 import OMNIGEN2
 from .pixart import PIXART
 from .pixeldit import PID, PIXELDIT
 from .qwen_image import QWEN_IMAGE
+from .registry import PackPlan, Registry, pack_title
 from .sd3 import SD3
 from .wan import WAN_PLANS
 
@@ -70,17 +74,56 @@ PLANS: dict[str, Plan] = {
 }
 
 
-def plan_for(diffusion_model: object) -> Plan | None:
+_of_packs = Registry(PLANS)
+
+
+def register_plan(plan: Plan) -> None:
+    """Have the models of a class divided by tokens as `plan` says. For other node packs, which import it from
+    `xdit_plans`; see docs/custom-nodes.md.
+
+    plan: of exactly one class, which has no other plan; a model that it does not match is sampled without it, with one
+    line in the console. The same plan may be registered again.
+
+    It counts from the next prompt on. Call it in ComfyUI's process; in the ranks a call has no effect, they are told.
+
+    Raises TypeError for what is no plan, ValueError for one that contradicts itself and where its class has another
+    plan, naming whose.
+    """
+    _of_packs.add(plan, pack_title(sys._getframe(1).f_globals.get("__name__", "?")))
+
+
+def plans_of_packs() -> tuple[PackPlan, ...]:
+    """What was registered in this process."""
+    return _of_packs.all()
+
+
+def follow_plans(plans: tuple[PackPlan, ...]) -> frozenset[str]:
+    """In a rank: what is registered in ComfyUI's process is what is registered here. Returns the classes whose plan
+    that changes.
+    """
+    return _of_packs.follow(plans)
+
+
+def plan_for(diffusion_model: Any) -> Plan | None:
     """The plan of exactly this class (resemblance is not enough), or None; also where the ComfyUI at hand has a
     class of this name that the plan does not match.
     """
-    plan = PLANS.get(class_path(diffusion_model))
-    return plan if plan is not None and mismatch(diffusion_model, plan) is None else None
+    plan, pack = _plan_and_pack(diffusion_model)
+    return plan if plan is not None and mismatch(diffusion_model, plan, pack) is None else None
 
 
-def without_plan(diffusion_model: object) -> str:
+def without_plan(diffusion_model: Any) -> str:
     """Why there is no plan for a model, as the rest of a sentence about its class."""
-    plan = PLANS.get(class_path(diffusion_model))
+    plan, pack = _plan_and_pack(diffusion_model)
     if plan is None:
         return "has no sharding plan"
-    return f"does not match its sharding plan ({mismatch(diffusion_model, plan)})"
+    return f"does not match its sharding plan ({mismatch(diffusion_model, plan, pack)})"
+
+
+def _plan_and_pack(diffusion_model: Any) -> tuple[Plan | None, str]:
+    """The plan of its class, and the node pack that registered it, "" for one of ours."""
+    name = class_path(diffusion_model)
+    if name in PLANS:
+        return PLANS[name], ""
+    known = _of_packs.get(name)
+    return (known.plan, known.pack) if known is not None else (None, "")

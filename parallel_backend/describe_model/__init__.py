@@ -1,0 +1,1 @@
+"""The tool for authors of plans: what a model's blocks are called with, and a sharding plan that follows from it."""
