@@ -124,10 +124,10 @@ class PipelinedModel:
 
     def situation(self) -> Hashable | None:
         """As ShardedModel.situation."""
-        cache = self._cache_of_patches
-        if self._sharded.call is None or cache is None:
+        call = self._sharded.call
+        if call is None or self._cache is None or not self.in_patches:
             return None
-        return (self._patches, cache.memory.number, self._pipe.mailboxes.generation)
+        return (self._patches, self._cache.memory.number, self._pipe.mailboxes.generation)
 
     def refuse(self, reach: Reach) -> None:
         """Raises ShardingError for foreign code that this rank's stages alone cannot run: around or at blocks, which
