@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from operator import getitem
+from typing import Any, TypeGuard
 
 import torch
 from torch._dynamo import lookup_backend
@@ -86,7 +87,8 @@ def _divide_linear(split: Node) -> None:
         return
     rows = list(pairwise(accumulate(sizes, initial=0)))
     for part in parts:
-        start, end = rows[part.args[1]]
+        number: Any = part.args[1]
+        start, end = rows[number]
         _replace(part, LINEAR, *_arguments(linear, lambda value, start=start, end=end: _rows(split, value, start, end)))
     _erase(split, linear)
 
@@ -102,7 +104,7 @@ def _take_in_cat(linear: Node) -> None:
     cat = linear.args[0]
     if not _only_user(cat, torch.cat) or not _along_last(cat, cat) or _dtype(cat) is NO_EXPONENT_TO_SPARE:
         return
-    parts = cat.args[0] if cat.args else cat.kwargs["tensors"]
+    parts: Any = cat.args[0] if cat.args else cat.kwargs["tensors"]
     if len(parts) == 2 and all(_dtype(part) == _dtype(cat) for part in parts):
         _, *rest = _arguments(linear)
         _replace(linear, torch.ops.xdit.linear_of_two.default, *parts, *rest)
@@ -159,8 +161,8 @@ def _erase(*unused: Node) -> None:
 
 def _arguments(linear: Node, of_weights: Callable = lambda value: value) -> tuple:
     """input, weight, bias; what belongs to the outputs through `of_weights`."""
-    input, weight, *bias = linear.args
-    bias = bias[0] if bias else linear.kwargs.get("bias")
+    input, weight, *rest = linear.args
+    bias = rest[0] if rest else linear.kwargs.get("bias")
     return input, of_weights(weight), None if bias is None else of_weights(bias)
 
 
@@ -171,11 +173,11 @@ def _rows(before: Node, value: Node, start: int, end: int) -> Node:
     return rows
 
 
-def _are_numbers(sizes: object) -> bool:
+def _are_numbers(sizes: object) -> TypeGuard[Sequence[int]]:
     return isinstance(sizes, (list, tuple)) and all(isinstance(size, int) for size in sizes)
 
 
-def _only_user(node: object, target: Callable) -> bool:
+def _only_user(node: object, target: Callable) -> TypeGuard[Node]:
     """Whether `node` is a call of `target` whose output is used once."""
     return isinstance(node, Node) and node.target is target and len(node.users) == 1
 

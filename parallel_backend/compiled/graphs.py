@@ -73,7 +73,7 @@ class GraphedForward:
         self._graphs: OrderedDict[Hashable, Graph] = OrderedDict()
         self._calls: Counter = Counter()
         self._refused: set[Hashable] = set()
-        self._pool = None
+        self._pool: Any = None  # torch's handle
         self._watch = watch(model)
         of_its_class = MethodType(type(model).forward, model)
 
@@ -81,10 +81,11 @@ class GraphedForward:
         def own(*args, **kwargs):  # the class's at the time: a node pack may replace it for one request
             return type(model).forward(model, *args, **kwargs)
 
-        self._original = own
+        self._original: Callable[..., torch.Tensor] = own
         if not hasattr(model, "_forward"):  # PipeFusion replaces it: the runs of all patches go into one graph
-            model._forward = own
-            self._original = lambda *args, **kwargs: model._forward(*args, **kwargs)
+            owner: Any = model
+            owner._forward = own
+            self._original = lambda *args, **kwargs: owner._forward(*args, **kwargs)
         self._in_its_place = functools.wraps(own)(lambda *args, **kwargs: self._forward(*args, **kwargs))
         self._take_place()
 
@@ -184,7 +185,7 @@ def _key(leaves: list, structure: Any, options: dict[str, Any]) -> Hashable | No
     """What a graph is kept for; None for a call that runs Python inside the forward, or takes what cannot be held."""
     if not _only_kernels(options):
         return None
-    described = []
+    described: list[Hashable] = []
     for leaf in leaves:
         if isinstance(leaf, torch.Tensor):
             described.append((tuple(leaf.shape), leaf.dtype, leaf.stride(), leaf.device))

@@ -9,6 +9,8 @@ nothing changes.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from comfy.quant_ops import QuantizedTensor
@@ -26,23 +28,27 @@ def open_to_the_compiler(block: torch.nn.Module) -> None:
             _open(type(module))
 
 
-def _open(linear: type) -> None:
-    original = linear.forward
-    if hasattr(original, "xdit_opened"):
+def _open(linear: Any) -> None:
+    if hasattr(linear.forward, "xdit_opened"):
         return
+    linear.forward = _opened(linear.forward)
+    linear.forward.xdit_opened = True
 
+
+def _opened(original: Callable) -> Callable:
     @functools.wraps(original)
     def forward(self, input, *args, **kwargs):
         if torch.compiler.is_compiling() and _fits(self, input):
             return _scaled_linear(self, input)
         return original(self, input, *args, **kwargs)
 
-    forward.xdit_opened = True
-    linear.forward = forward
+    return forward
 
 
-def _fits(module: torch.nn.Module, input: torch.Tensor) -> bool:
-    """Whether ComfyUI's forward would multiply in fp8: the conditions are its own, and those of the product."""
+def _fits(module: Any, input: torch.Tensor) -> bool:
+    """Whether ComfyUI's forward of this linear layer would multiply in fp8: the conditions are its own, and those of
+    the product.
+    """
     return (
         getattr(module, "layout_type", None) == LAYOUT
         and isinstance(module.weight, QuantizedTensor)
@@ -59,7 +65,7 @@ def _fits(module: torch.nn.Module, input: torch.Tensor) -> bool:
     )
 
 
-def _scaled_linear(module: torch.nn.Module, input: torch.Tensor) -> torch.Tensor:
+def _scaled_linear(module: Any, input: torch.Tensor) -> torch.Tensor:
     rows = input.reshape(-1, input.shape[-1])
     scale = getattr(module, "input_scale", None)
     if scale is None:

@@ -34,7 +34,7 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of `tensor` in row-major order, copied to the CPU first where they lie elsewhere."""
-    return memoryview(as_bytes(tensor.detach().to("cpu")).numpy())
+    return as_bytes(tensor.detach().to("cpu")).numpy().data
 
 
 def digest(tensor: torch.Tensor) -> bytes:

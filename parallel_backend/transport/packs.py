@@ -49,8 +49,9 @@ def _by_file(module: ModuleType) -> str | None:
     folders = {
         folder: name
         for name, pack in sys.modules.copy().items()
-        if "/" in name and "." not in name and getattr(pack, "__file__", None) is not None and hasattr(pack, "__path__")
-        for folder in (os.path.dirname(pack.__file__), os.path.dirname(os.path.realpath(pack.__file__)))
+        if "/" in name and "." not in name and hasattr(pack, "__path__")
+        if (top := getattr(pack, "__file__", None)) is not None
+        for folder in (os.path.dirname(top), os.path.dirname(os.path.realpath(top)))
     }
     for path in (file, os.path.realpath(file)):
         while path != (path := os.path.dirname(path)):

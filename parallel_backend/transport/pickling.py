@@ -132,16 +132,16 @@ class RequestPickler(cloudpickle.Pickler):
         if isinstance(obj, PackGlobals):
             return PackGlobals, (), obj.state(), None, None, PackGlobals.take_over
         if type(obj) is super:
-            return super, (obj.__thisclass__, obj.__self__)
+            return _reduce_super(obj)
         if isinstance(obj, type) and (described := self._describers.node_class(obj)) is not None:
             return restore.node_class, described
         if self._describers.is_seam(obj):
             return _get_pass_through, ()
         described = self._describers.patcher(obj)
         if described is not None:
-            identity, state = described
-            self._mark_weights(state.get("patches"))
-            return restore.model_patcher, (identity,), state, None, None, restore.set_patcher_state
+            identity, model_state = described
+            self._mark_weights(model_state.get("patches"))
+            return restore.model_patcher, (identity,), model_state, None, None, restore.set_patcher_state
         state = self._describers.module_patcher(obj)
         if state is not None:
             self._mark_weights(state.get("patches"))
@@ -227,12 +227,15 @@ class RequestPickler(cloudpickle.Pickler):
 
     def _note(self, obj: Any) -> None:
         self.trail.append(obj)
+        name: object
         if isinstance(obj, types.ModuleType):
             name = obj.__name__
         else:
             name = getattr(obj if hasattr(obj, "__qualname__") else type(obj), "__module__", None)
         if isinstance(name, str) and (pack := pack_of(name)) is not None:
-            self._stream.packs[pack] = sys.modules[pack].__file__
+            file = sys.modules[pack].__file__
+            assert file is not None  # a pack is known by its file
+            self._stream.packs[pack] = file
             self._stream.code_of.add(name)
 
 
@@ -249,6 +252,8 @@ def dumps(obj: Any, batch: BlobBatch, describers: Describers) -> Stream:
 
 class _Globals:
     """What the request's code says that these are: known once all of it is pickled."""
+
+    of_packs: PackGlobals
 
 
 def _dump(obj: Any, batch: BlobBatch, describers: Describers, stream: Stream, root: Any = None) -> bytes:
@@ -290,6 +295,10 @@ def _reduce_cell(cell: types.CellType):
     return types.CellType, (), (contents,), None, None, restore.fill_cell
 
 
+def _reduce_super(obj: Any):
+    return super, (obj.__thisclass__, obj.__self__)
+
+
 def _name_by_path(obj: Any) -> tuple[str, str] | None:
     """(module, qualified name) of a module whose name is a path with dots, which pickle would take for packages, or of
     a class or function in it; None for anything else.
@@ -319,11 +328,11 @@ def _module_state(module: torch.nn.Module) -> dict[str, Any]:
     return state
 
 
-def _rebuild_module(cls: type) -> torch.nn.Module:
+def _rebuild_module(cls: type[torch.nn.Module]) -> torch.nn.Module:
     return cls.__new__(cls)
 
 
-def _unflatten(cls: type, inner: dict[str, torch.Tensor], context: Any, shape: tuple, stride: tuple) -> torch.Tensor:
+def _unflatten(cls: Any, inner: dict[str, torch.Tensor], context: Any, shape: tuple, stride: tuple) -> torch.Tensor:
     return cls.__tensor_unflatten__(inner, context, shape, stride)
 
 

@@ -133,7 +133,8 @@ class Received:
             return self._dump(changed), []
         except Exception as error:
             if len(changed) == 1:
-                return b"", [self._cannot(*changed, error)]
+                (number,) = changed
+                return b"", [self._cannot(number, error)]
         lines = []
         for number, held in list(changed.items()):
             try:

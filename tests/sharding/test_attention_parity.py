@@ -288,3 +288,12 @@ def test_wrong_lengths_are_refused_before_any_exchange():
         attend(mask=torch.zeros(9, 8))
     with pytest.raises(ValueError, match="one dtype"):
         attend(v=q.half())
+
+
+def test_a_rank_alone_in_its_group_exchanges_nothing():
+    from xdit_comfyui.parallel_backend.sharding.exchange.collectives import exchange, start_shift
+
+    with pytest.raises(ValueError, match="alone in its group"):
+        exchange(torch.zeros(4), [4], [4], None)
+    with pytest.raises(ValueError, match="alone in its group"):
+        start_shift(torch.zeros(4), torch.zeros(4), None)

@@ -46,10 +46,12 @@ class DirectRing:
         sizes = [batch * length * heads * dim for length in lengths]
         turn = buffers.next(_elements(batch, heads, dim, lengths), dtype)
 
-        def places(receiver: int, owner: int) -> Iterator[torch.Tensor]:
+        def places(receiver: int, owner: int) -> tuple[torch.Tensor, torch.Tensor]:
+            """For the keys and the values of `owner`, in the memory of `receiver`."""
             start = 2 * sum(size for rank, size in enumerate(sizes[:owner]) if rank != receiver)
-            for at in (start, start + sizes[owner]):
-                yield buffers.view(turn, receiver, (batch, lengths[owner], heads, dim), dtype, at)
+            shape = (batch, lengths[owner], heads, dim)
+            keys = buffers.view(turn, receiver, shape, dtype, start)
+            return keys, buffers.view(turn, receiver, shape, dtype, start + sizes[owner])
 
         for rank in buffers.others():
             for target, own in zip(places(rank, buffers.rank), (k, v), strict=True):

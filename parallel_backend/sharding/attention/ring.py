@@ -3,13 +3,14 @@
 Exact for chunks of any length and for masks. Chunks are on their way while others are computed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
 from ..exchange.collectives import SequenceGroups, TokenSplit, start_shift
 from ..exchange.wide_copy import copy_wide
-from .direct_ring import DirectRing
+from ..exchange.written_directly import RingExchange
 from .lse_attention import attention_with_lse
 from .merge import merge
 
@@ -18,8 +19,16 @@ _SWALLOWS_SCORES = -1e30
 _WHOLE_ROW_OFF = -1e4
 
 KernelWithLse = Callable[..., tuple[torch.Tensor, torch.Tensor]]
-Announced = tuple[torch.Tensor, torch.Tensor]
-"""Keys and values of all ring ranks, on their way."""
+Part = tuple[torch.Tensor, torch.Tensor] | None
+"""Attention over some of the keys and its log-sum-exp; None without keys or queries."""
+
+
+class Announced(NamedTuple):
+    """Keys and values [B, h, L, D] of all ring ranks, on their way: there once `ring` was joined."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    ring: RingExchange
 
 
 def ring_attention(
@@ -42,34 +51,40 @@ def ring_attention(
     Returns [B, Lq, H*D].
     """
     if announced is not None:
-        groups.direct.join()
-        return kernel(q, *announced, mask, scale)[0].transpose(1, 2).flatten(2)
+        announced.ring.join()
+        return kernel(q, announced.keys, announced.values, mask, scale)[0].transpose(1, 2).flatten(2)
     if mask is not None and mask.dtype != torch.bool:
         q, mask = _settle_masked_rows(q, mask)
 
-    def attend(owner: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def attend(owner: int, keys: torch.Tensor, values: torch.Tensor) -> Part:
         if keys.shape[2] == 0 or q.shape[2] == 0:
             return None
         block = None if mask is None else _columns(mask, chunks.span(owner, owner + 1))
         return kernel(q, keys, values, block, scale)
 
+    parts: Iterable[Part]
     if groups.direct is not None and groups.direct.fits(k, chunks.local):
         parts = _direct(k, v, chunks.local, groups.ring_rank, groups.direct, attend)
     else:
         parts = (attend(owner, *kv) for owner, kv in _travelling(torch.stack((k, v)), chunks.local, groups))
-    out = lse = None
+    whole: Part = None
     left = sum(length > 0 for length in chunks.local)
     for part in filter(None, parts):
         left -= 1
-        out, lse = part if out is None else merge(out, lse, *part, torch.float32 if left else q.dtype)
-    if out is None:
+        whole = part if whole is None else merge(*whole, *part, torch.float32 if left else q.dtype)
+    if whole is None:
         return q.new_zeros(q.shape[0], q.shape[2], q.shape[1] * v.shape[3])
-    return out.to(q.dtype).transpose(1, 2).flatten(2)
+    return whole[0].to(q.dtype).transpose(1, 2).flatten(2)
 
 
 def _direct(
-    k: torch.Tensor, v: torch.Tensor, lengths: Sequence[int], rank: int, direct: DirectRing, attend: Callable
-) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+    k: torch.Tensor,
+    v: torch.Tensor,
+    lengths: Sequence[int],
+    rank: int,
+    direct: RingExchange,
+    attend: Callable[..., Part],
+) -> list[Part]:
     """This rank's keys and values are written to the others while it attends to them, then those of the others."""
     direct.follow()
     with direct.beside():

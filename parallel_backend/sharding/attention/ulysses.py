@@ -12,6 +12,7 @@ import torch
 
 from ..exchange.collectives import SequenceGroups, exchange, offsets, split_evenly
 from ..exchange.wide_copy import copy_wide
+from ..exchange.written_directly import HeadExchange
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ def tokens_to_heads(
     """
     batch, _, local, dim = tensors[0].shape
     width = [sum(per_rank) for per_rank in zip(*heads, strict=True)]
-    if _written_directly(groups, sum(tokens) * batch * max(width) * dim, tensors[0].dtype):
-        return groups.symmetric.tokens_to_heads(tensors, heads, tokens)
+    direct = _direct_exchange(groups, sum(tokens) * batch * max(width) * dim, tensors[0].dtype)
+    if direct is not None:
+        return direct.tokens_to_heads(tensors, heads, tokens)
     own = [split[groups.ulysses_rank] for split in heads]
     send = _pack_even(tensors, own) if len(set(zip(*heads, strict=True))) == 1 else _pack(tensors, heads)
     recv = exchange(
@@ -80,8 +82,9 @@ def heads_to_tokens(
     batch, _, channels = out.shape
     rank, size = groups.ulysses_rank, groups.ulysses_size
     local, dim = tokens[rank], channels // heads[rank]
-    if _written_directly(groups, max(tokens) * batch * sum(heads) * dim, out.dtype):
-        return groups.symmetric.heads_to_tokens(out, heads, tokens)
+    direct = _direct_exchange(groups, max(tokens) * batch * sum(heads) * dim, out.dtype)
+    if direct is not None:
+        return direct.heads_to_tokens(out, heads, tokens)
     recv_sizes = [local * batch * n * dim for n in heads]
     send = out.transpose(0, 1).contiguous().view(-1)
     recv = exchange(send, [n * batch * channels for n in tokens], recv_sizes, groups.ulysses)
@@ -93,8 +96,10 @@ def heads_to_tokens(
     return torch.cat([piece.transpose(0, 1) for piece in pieces], dim=2)
 
 
-def _written_directly(groups: SequenceGroups, elements: int, dtype: torch.dtype) -> bool:
-    return groups.symmetric is not None and groups.symmetric.fits(elements, dtype)
+def _direct_exchange(groups: SequenceGroups, elements: int, dtype: torch.dtype) -> HeadExchange | None:
+    """What takes the collective's place for this many elements a rank, if anything does."""
+    symmetric = groups.symmetric
+    return symmetric if symmetric is not None and symmetric.fits(elements, dtype) else None
 
 
 def _pack_even(tensors: Sequence[torch.Tensor], heads: Sequence[int]) -> torch.Tensor:

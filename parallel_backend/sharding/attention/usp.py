@@ -77,10 +77,10 @@ def announce_keys(
     """Begin the exchange of keys and values [B, h, l_kv, D] that the next `sequence_parallel_attention` is called with,
     where that can go on beside other work: in a ring alone, whose ranks reach each other's memory. Else None.
     """
-    alone = groups.direct is not None and groups.ulysses_size == 1
-    if not alone or not groups.direct.fits_together(k, split_kv.local):
+    ring = groups.direct
+    if ring is None or groups.ulysses_size > 1 or not ring.fits_together(k, split_kv.local):
         return None
-    return groups.direct.bring_together(k, v, split_kv.local)
+    return Announced(*ring.bring_together(k, v, split_kv.local), ring)
 
 
 def _to_heads(q, k, v, heads: HeadSplit, tokens_q, tokens_kv, groups: SequenceGroups):

@@ -6,6 +6,7 @@ xfuser is imported when the first adapter is made (6 s, 280 MB), never by import
 """
 
 import importlib.util
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -102,7 +103,7 @@ class XfuserUSP:
         self._parallel_state._SP = self._coordinator
         self._process_group.ULYSSES_PG = self.groups.ulysses
         self._process_group.RING_PG = self.groups.ring
-        options = {"scale": scale} if scale else {}
+        options: dict[str, Any] = {"scale": scale} if scale else {}
         if self.kernel is None:
             options["kernel_with_lse"] = kernel_with_lse
         out = self._usp(q, k, v, combine_qkv_a2a=True, backend=self._backend, attention_kwargs=options or None)

@@ -220,16 +220,16 @@ class ShardedModel:
                 if self.pipeline is not None:
                     raise
                 why = f"{call.reach.lines[0]} calls blocks in another way" if call.reach.around else str(error)
-                self.session.note(f"{why}; every rank runs them whole")
+                call.session.note(f"{why}; every rank runs them whole")
                 logging.debug("xDiT: %s", error)
                 call.whole = True
                 return None
             if not call.sharded and call.leaves_a_rank_empty(blocks, bound):
-                self.session.note(f"{blocks.path}: fewer tokens than ranks; every rank runs them whole")
+                call.session.note(f"{blocks.path}: fewer tokens than ranks; every rank runs them whole")
                 call.whole = True
                 return None
-            if self._divides_modulations:
-                self._modulations.before_block(blocks, bound, self.session.sp)
+            if self._divides_modulations(call):
+                self._modulations.before_block(blocks, bound, call.session.sp)
             call.whole_arguments = {name: bound.get(name) for name in shown}
             for name, argument in blocks.arguments.items():
                 if bound.get(name) is not None:
@@ -241,11 +241,10 @@ class ShardedModel:
 
         return hook
 
-    @property
-    def _divides_modulations(self) -> bool:
+    def _divides_modulations(self, call: Call) -> bool:
         """In block mode patches may leave blocks out; a pipeline's ranks have the weights of their own stage only."""
-        several = self.session.sp.size > 1 and self.pipeline is None
-        return several and self.whole_weights and self.call.mode is Mode.PERSIST
+        several = call.session.sp.size > 1 and call.pipeline is None
+        return several and self.whole_weights and call.mode is Mode.PERSIST
 
     def _leave_block(self, blocks: Blocks) -> Callable:
         def hook(block, args, output):

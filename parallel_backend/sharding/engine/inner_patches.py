@@ -46,7 +46,7 @@ class WholePatch(InOptions):
         call, shown = self._call, dict(given)
         for name, dim in self._spec.tokens.items():
             if dim is not None and isinstance(given.get(name), torch.Tensor):
-                shown[name] = call.gather_along(given[name], call.inside.attention, dim)
+                shown[name] = call.gather_along(given[name], call.block.attention, dim)
         for name, argument in self._spec.whole.items():
             if given.get(name) is not None:
                 shown[name] = call.whole_arguments[argument]
@@ -61,29 +61,31 @@ class WholePatch(InOptions):
         for name in own:
             if own[name] is shown.get(name) and name in self._spec.whole:
                 own[name] = given[name]
-            elif self._spec.tokens.get(name) is not None:
+            elif name in self._spec.tokens:
                 own[name] = self._own(own[name], name)
             elif name in self._spec.whole and own[name] is not None:
                 argument = self._spec.whole[name]
-                own[name] = self._call.inside.arguments[argument].cut(own[name], self._call)
+                own[name] = self._call.block.arguments[argument].cut(own[name], self._call)
         return own
 
     def _own(self, whole: torch.Tensor, name: str) -> torch.Tensor:
         call, dim = self._call, self._spec.tokens[name]
-        found, total = whole.shape, call.layout.total(call.inside.attention)
+        if dim is None:
+            return whole
+        found, total = whole.shape, call.layout.total(call.block.attention)
         if dim != GRID and found[dim] != total:
             raise ShardingError(
                 f"the patch {self._name!r} ({_described(self._patch)}) changed the number of tokens of {name} from"
                 f" {total} to {found[dim]}; such a patch runs on one device only: set Parallel Config's strategy to"
                 " manual with all degrees 1"
             )
-        return call.take_along(whole, call.inside.attention, dim)
+        return call.take_along(whole, call.block.attention, dim)
 
 
 def _show_slice(extra_options: dict[str, Any], call: Call) -> None:
     """The rows of the image among all tokens, as the model would give them without a split."""
-    if "img_slice" in extra_options and "txt" in call.inside.attention:
-        extra_options["img_slice"] = [call.layout.total(("txt",)), call.layout.total(call.inside.attention)]
+    if "img_slice" in extra_options and "txt" in call.block.attention:
+        extra_options["img_slice"] = [call.layout.total(("txt",)), call.layout.total(call.block.attention)]
 
 
 def _described(patch: Any) -> str:

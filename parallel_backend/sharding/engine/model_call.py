@@ -13,7 +13,7 @@ from ..exchange.collectives import TokenSplit
 from ..foreign.reach import Reach
 from ..plan.argument_kinds import Grid, Tokens, Used
 from ..plan.errors import ShardingError
-from ..plan.plan import GRID, Blocks, Plan
+from ..plan.plan import GRID, Blocks, Plan, TokenDim
 from ..plan.token_layout import Layout, Segments
 from .call_modes import Mode
 from .gather import gather_keys, gather_tokens
@@ -61,8 +61,8 @@ class Call:
     """One model call: how its tokens are laid out, and whether they are split right now.
 
     `reach`: what foreign code sees of it.
-    `whole`: the rest of the call is not divided; `inside`: the Blocks whose block runs now; `suspended`: a submodule
-    with local attention runs inside it;
+    `whole`: the rest of the call is not divided; `inside`: the Blocks whose block runs now, None between blocks;
+    `suspended`: a submodule with local attention runs inside it;
     `split_queries`: attention is local in it, but its queries are this rank's share;
     `whole_queries`: one whose keys alone are split; `whole_arguments`: what patches inside the block see whole.
     `announced`: the keys and values of the next attention, on
@@ -79,7 +79,7 @@ class Call:
 
     def reset(self) -> None:
         """Back to the state in which the call begins: tokens whole."""
-        self.layout: Layout | None = None
+        self._layout: Layout | None = None
         self.sharded = False
         self.whole = False
         self.inside: Blocks | None = None
@@ -91,6 +91,23 @@ class Call:
         self.grids: dict[Segments, tuple[int, tuple[int, ...]]] = {}
         self.announced: Announced | None = None
         self._remembered: dict[tuple, tuple[Any, torch.Tensor]] = {}
+
+    @property
+    def layout(self) -> Layout:
+        """How long the segments are and who holds which rows, known from the first blocks on that were entered.
+
+        Raises ShardingError before.
+        """
+        if self._layout is None:
+            raise ShardingError("no block of this model call was entered yet, so the lengths of its tokens are unknown")
+        return self._layout
+
+    @property
+    def block(self) -> Blocks:
+        """`inside`, for what is only called from inside a block. Raises ShardingError between blocks."""
+        if self.inside is None:
+            raise ShardingError("this belongs inside a block of the plan, and none runs now")
+        return self.inside
 
     @property
     def attention_segments(self) -> Segments | None:
@@ -144,7 +161,7 @@ class Call:
         """The first block after tokens were whole tells the lengths of the segments."""
         if self.sharded:
             return
-        lengths, known = {}, dict(self.layout.lengths) if self.layout is not None else {}
+        lengths, known = {}, dict(self._layout.lengths) if self._layout is not None else {}
         for name, argument in blocks.arguments.items():
             if isinstance(argument, Used):
                 known |= argument.told(bound[name], bound)
@@ -168,8 +185,8 @@ class Call:
         comes_out = plan.gathers[-1].segments if plan.gathers else ()
         ordered = sorted((lengths or known).items(), key=lambda item: item[0] in comes_out)
         layout = Layout(tuple(ordered), patches * sp.size, patch * sp.size + sp.rank, patches)
-        if layout != self.layout:
-            self.layout = layout
+        if layout != self._layout:
+            self._layout = layout
             self._remembered.clear()
 
     def leaves_a_rank_empty(self, blocks: Blocks, bound: dict[str, Any]) -> bool:
@@ -199,7 +216,7 @@ class Call:
     def _gather_tokens(self, value: torch.Tensor, segments: Segments) -> torch.Tensor:
         """[B, l, C] → [B, L, C]"""
         rank_major = gather_tokens(value, self.split(segments), self.session.sp)
-        if self.patch[1] > 1:
+        if self.pipeline is not None and self.pipeline.patch[1] > 1:
             rank_major = self.pipeline.patch_made(self, rank_major, self.layout.total(segments))
         if len(segments) == 1:
             return rank_major
@@ -220,13 +237,13 @@ class Call:
 
     def whole_mask(self, mask: torch.Tensor, segments: Segments) -> torch.Tensor:
         """An attention mask over whole sequences in the model's order, as the model gives it without a split."""
-        if self.inside.mask != "local":
+        if self.block.mask != "local":
             return mask
         rank_major = gather_keys(mask, self.split(segments), self.session.sp)
         order = self.layout.rank_major(segments, mask.device)
         return torch.empty_like(rank_major).index_copy_(-1, order, rank_major)
 
-    def gather_along(self, value: torch.Tensor, segments: Segments, dim: int | str) -> torch.Tensor:
+    def gather_along(self, value: torch.Tensor, segments: Segments, dim: TokenDim) -> torch.Tensor:
         """As `gather`, of a tensor that has its tokens along `dim`, or on this rank's share of a GRID."""
         if dim == GRID:
             return self._gather_grid(value, segments)
@@ -234,7 +251,7 @@ class Call:
         whole = self._gather_tokens(tokens.flatten(2), segments)
         return whole.unflatten(2, tokens.shape[2:]).movedim(1, dim)
 
-    def take_along(self, whole: torch.Tensor, segments: Segments, dim: int | str) -> torch.Tensor:
+    def take_along(self, whole: torch.Tensor, segments: Segments, dim: TokenDim) -> torch.Tensor:
         """This rank's share of what `gather_along` made whole."""
         if dim != GRID:
             return self.layout.take(whole, segments, dim)
@@ -249,7 +266,7 @@ class Call:
 
     def mask(self, mask: torch.Tensor, segments: Segments) -> torch.Tensor:
         """An attention mask over whole sequences, rows and columns in the order in which the ranks hold them."""
-        if self.inside.mask == "local":
+        if self.block.mask == "local":
             return gather_keys(mask, self.split(segments), self.session.sp)
         return self.remember(segments, mask, lambda: self._rank_major(mask, segments))
 

@@ -124,4 +124,4 @@ def _refilled(form: Any, parts: dict[torch.dtype, Iterator[torch.Tensor]]) -> An
     items = [_refilled(item, parts) for item in _items(form)]
     if isinstance(form, tuple | list):
         return type(form)(items)
-    return type(form)(*items) if dataclasses.is_dataclass(form) else form
+    return type(form)(*items) if dataclasses.is_dataclass(type(form)) else form

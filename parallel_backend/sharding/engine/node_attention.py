@@ -58,17 +58,18 @@ class NodeAttention:
         tokens = 2 if given.get("skip_reshape") else 1
         mask = given.get("mask")
         own = call.own_queries
+        q, k, v = qkv
         if segments is not None and call.whole_queries:
-            qkv = (qkv[0], *call.gather_together(qkv[1:], segments, tokens))
+            k, v = call.gather_together((k, v), segments, tokens)
         elif segments is not None:
             call.attention_calls += 1
             own = segments
             mask = call.whole_mask(mask, segments) if mask is not None else None
-            qkv = tuple(call.gather_together(qkv, segments, tokens))
+            q, k, v = call.gather_together(qkv, segments, tokens)
         elif own is not None:
             mask = self._for_all_queries(mask, own)
-            qkv = (*call.gather_together(qkv[:1], own, tokens), *qkv[1:])
-        out = self._compute(function, qkv, heads, *_with_mask(mask, others, options))
+            (q,) = call.gather_together((q,), own, tokens)
+        out = self._compute(function, (q, k, v), heads, *_with_mask(mask, others, options))
         return out if own is None else call.take_along(out, own, 2 if given.get("skip_output_reshape") else 1)
 
     def _for_all_queries(self, mask: torch.Tensor | None, own: Segments) -> torch.Tensor | None:
@@ -84,8 +85,8 @@ class NodeAttention:
 
     def _compute(self, function: Callable, qkv: tuple, heads: int, others: tuple, options: dict[str, Any]):
         """Attention that the override calls in turn sees it, as without this pack, and is exchanged nowhere."""
-        model_options = options.get("transformer_options")
-        exchanged = model_options.get(OVERRIDE) if model_options is not None else None
+        model_options: dict[str, Any] = options.get("transformer_options") or {}
+        exchanged = model_options.get(OVERRIDE)
         with self._call.attention_suspended():
             try:
                 if exchanged is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,8 +25,8 @@ def begun() -> dict[str, int]:
     for group in list(dist.distributed_c10d._world.pg_map):
         for kind in {device.type for device in group._device_types}:
             name = f"{group.group_name} {kind}"
-            sequence = group._get_backend(torch.device(kind))._get_sequence_number_for_group()
-            counts[name] = counts.get(name, 0) + sequence
+            backend: Any = group._get_backend(torch.device(kind))  # torch's types leave the next method out
+            counts[name] = counts.get(name, 0) + backend._get_sequence_number_for_group()
     return counts
 
 

@@ -111,32 +111,40 @@ def gather_numbers(numbers: Sequence[int], size: int, group: dist.ProcessGroup) 
 
 
 def exchange(
-    send: torch.Tensor, send_sizes: Sequence[int], recv_sizes: Sequence[int], group: dist.ProcessGroup
+    send: torch.Tensor, send_sizes: Sequence[int], recv_sizes: Sequence[int], group: dist.ProcessGroup | None
 ) -> torch.Tensor:
     """All-to-all of one flat tensor: piece i (send_sizes[i] elements) goes to rank i of the group.
 
     Returns the received pieces in rank order as one flat tensor of sum(recv_sizes) elements. Sizes may differ and be 0.
+    Raises ValueError for the group of one rank, None.
     """
     recv = send.new_empty(sum(recv_sizes))
     even = len({*send_sizes, *recv_sizes}) == 1
     sizes = ([], []) if even else (list(recv_sizes), list(send_sizes))
     # The group's own method: dist.all_to_all_single checks and logs each of more than a hundred calls a step.
-    group.alltoall_base(recv, send, *sizes, dist.AllToAllOptions()).wait()
+    _of_several(group).alltoall_base(recv, send, *sizes, dist.AllToAllOptions()).wait()
     return recv
 
 
-def start_shift(send: torch.Tensor, recv: torch.Tensor, group: dist.ProcessGroup) -> list[dist.Work]:
+def start_shift(send: torch.Tensor, recv: torch.Tensor, group: dist.ProcessGroup | None) -> list[dist.Work]:
     """Start sending `send` (contiguous) to the next rank of the group and filling `recv` from the previous one.
 
     Both directions are posted as one batch, so no order of ranks can lock up. Neither tensor may be written, nor
-    `recv` read, before every returned work was waited for.
+    `recv` read, before every returned work was waited for. Raises ValueError for the group of one rank, None.
     """
+    group = _of_several(group)
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     following = dist.get_global_rank(group, (rank + 1) % size)
     previous = dist.get_global_rank(group, (rank - 1) % size)
     return dist.batch_isend_irecv(
         [dist.P2POp(dist.isend, send, following, group), dist.P2POp(dist.irecv, recv, previous, group)]
     )
+
+
+def _of_several(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    if group is None:
+        raise ValueError("a rank that is alone in its group has nobody to exchange with")
+    return group
 
 
 def offsets(sizes: Sequence[int]) -> list[int]:

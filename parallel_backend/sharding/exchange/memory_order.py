@@ -21,8 +21,13 @@ def dense(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def as_contiguous(tensor: torch.Tensor) -> torch.Tensor:
-    """A dense tensor's own memory, with its dims in the order that makes it contiguous."""
-    return tensor.permute(order_of(tensor))
+    """A dense tensor's own memory, with its dims in the order that makes it contiguous. Raises ValueError for one that
+    is not dense.
+    """
+    order = order_of(tensor)
+    if order is None:
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} and strides {tensor.stride()} is not dense")
+    return tensor.permute(order)
 
 
 def laid_out_as(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

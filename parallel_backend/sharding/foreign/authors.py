@@ -6,7 +6,6 @@ import functools
 import os
 import sys
 import types
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ def name_of(obj: Any) -> Name:
     library is around, a node pack's function counts.
     """
     first = _own_name(obj)
-    while not first.is_foreign and isinstance(wrapped := _wrapped(obj), Callable):
+    while not first.is_foreign and callable(wrapped := _wrapped(obj)):
         obj = wrapped
         if (name := _own_name(obj)).is_foreign:
             return name

@@ -11,7 +11,7 @@ import dis
 import functools
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import comfy.ldm.modules.attention as comfy_attention
@@ -48,14 +48,17 @@ def chosen_kernel(override: Callable) -> Callable | str | None:
     """The attention function that `override` calls in place of the one given to it (wrappers taken off), GIVEN where it
     calls that one, None where it may do anything else.
     """
-    bound = ()
+    bound: tuple = ()
     if isinstance(override, functools.partial) and not override.keywords:
-        override, bound = override.func, override.args
-    if not isinstance(override, types.FunctionType) or _names_in_straight(override.__code__) is None:
+        bound, override = override.args, override.func
+    if not isinstance(override, types.FunctionType):
+        return None
+    names = _names_in_straight(override.__code__)
+    if names is None:
         return None
     every = {name: object() for name in (*_NAMES, *_NOT_READ, "scale", "enable_gqa")}
     few = {name: every[name] for name in _NAMES[:4]}
-    kernels = [_called_with(override, bound, arguments) for arguments in (every, few)]
+    kernels = [_called_with(override, names, bound, arguments) for arguments in (every, few)]
     return kernels[0] if kernels[0] is kernels[1] else None
 
 
@@ -114,8 +117,10 @@ class _Module:
         return self._stand_in(getattr(self._module, name))
 
 
-def _called_with(override: types.FunctionType, bound: tuple, arguments: dict[str, Any]) -> Callable | str | None:
-    """The kernel that gets exactly `arguments` when `override` is called with them."""
+def _called_with(
+    override: types.FunctionType, global_names: Iterable[str], bound: tuple, arguments: dict[str, Any]
+) -> Callable | str | None:
+    """The kernel that gets exactly `arguments` when `override`, which reads `global_names`, is called with them."""
     recorders: list[_Recorder] = []
 
     def stand_in(value: Any) -> Any:
@@ -132,7 +137,7 @@ def _called_with(override: types.FunctionType, bound: tuple, arguments: dict[str
     positional = [arguments[name] for name in _NAMES if name in arguments]
     others = {name: value for name, value in arguments.items() if name not in _NAMES}
     try:
-        names = {name: stand_in(override.__globals__[name]) for name in _names_in_straight(override.__code__)}
+        names = {name: stand_in(override.__globals__[name]) for name in global_names}
         cells = [types.CellType(stand_in(cell.cell_contents)) for cell in override.__closure__ or ()]
         rebuilt = types.FunctionType(
             override.__code__, {"__builtins__": {}, **names}, override.__name__, override.__defaults__, tuple(cells)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from itertools import chain, repeat
 from types import FunctionType
@@ -123,7 +123,9 @@ class ModelWatch:
         self._children = [module._modules for module in self._flat if module._modules]
         self._grandchildren = [child for children in self._children for child in children.values()]
         slots = [(vars(module), name, value) for module in self._flat for name, value in self._values(module)]
-        self._slot_dicts, self._slot_names, self._slot_values = zip(*slots, strict=True) if slots else ((), (), ())
+        self._slot_dicts = [variables for variables, _, _ in slots]
+        self._slot_names = [name for _, name, _ in slots]
+        self._slot_values = [value for *_, value in slots]
         classes = _classes(self._flat)
         self._class_dicts = [vars(kind) for kind in classes]
         self._class_sizes = list(map(len, self._class_dicts))
@@ -137,12 +139,14 @@ class ModelWatch:
         for path, module in self._model.named_modules():
             if _inside(path, exchanged):
                 continue
-            if self._modules.get(path) is not module:
-                if path in self._modules:
-                    exchanged.add(path)
-                    yield ForeignCode(path, "module", described(type(module)))
+            own = self._modules.get(path)
+            if own is None:
                 continue
-            yield from self._of_module(path, module, changed)
+            if own is not module:
+                exchanged.add(path)
+                yield ForeignCode(path, "module", described(type(module)))
+                continue
+            yield from self._of_module(path, own, changed)
         gone = self._modules.keys() - dict(self._model.named_modules(remove_duplicate=False)).keys()
         for path in sorted(gone):
             if not _inside(path, exchanged):
@@ -183,10 +187,11 @@ class ModelWatch:
     def _values(self, module: torch.nn.Module) -> list[tuple[str, Any]]:
         """What lies in the module itself under a name that its class has a method by, or that it kept a callable by."""
         held = vars(module)
-        names = held.keys() & (_method_names(self._class_of.get(id(module), type(module))) | self._kept_names(module))
+        kind: Any = self._class_of.get(id(module), type(module))  # for mypy a class is no Hashable
+        names = held.keys() & (_method_names(kind) | self._kept_names(module))
         return [(name, held[name]) for name in sorted(names)]
 
-    def _kept_names(self, module: torch.nn.Module) -> set[str]:
+    def _kept_names(self, module: torch.nn.Module) -> Set[str]:
         return self._kept.get(id(module), {}).keys()
 
     def _foreign_value(self, module: torch.nn.Module, name: str, value: Any) -> Any:
@@ -240,7 +245,7 @@ def _classes(modules: Iterable[torch.nn.Module]) -> list[type]:
     return list(dict.fromkeys(base for module in modules for base in type(module).__mro__ if base is not object))
 
 
-def _functions(kind: type) -> Iterator[tuple[str, Callable]]:
+def _functions(kind: type) -> Iterator[tuple[str, FunctionType]]:
     """What the class itself defines that is called for a module's output."""
     of_torch = kind.__module__.partition(".")[0] == "torch"
     for name, value in vars(kind).items():

@@ -29,7 +29,10 @@ class Reach:
 
 def reach_of(found: tuple[ForeignCode, ...], blocks: Mapping[str, object]) -> Reach:
     """Of the foreign code in a model with blocks at these paths."""
-    around, at, inside, lines = [], set(), set(), {}
+    around: list[ForeignCode] = []
+    at: set[str] = set()
+    inside: set[str] = set()
+    lines: dict[tuple[str, str], str] = {}
     for one in found:
         if not one.any_token:
             continue

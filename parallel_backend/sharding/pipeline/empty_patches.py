@@ -35,7 +35,7 @@ def _resolving(method: Callable) -> Callable:
         if 0 in shape and -1 in shape:
             known = math.prod([size for size in shape if size > 0])
             rest = math.prod([size for size in tensor.shape if size != 0]) // known
-            shape = [rest if size == -1 else size for size in shape]
+            shape = tuple([rest if size == -1 else size for size in shape])
         return method(tensor, *shape, **kwargs)
 
     return resolved

@@ -30,9 +30,9 @@ def attention_with_cache(
     """
     sp, split, spans = call.session.sp, call.split(segments), _spans(call, segments)
     place, total = (block, call.attention_calls), call.layout.total(segments)
-    local_mask = mask is not None and call.inside.mask == "local"
-    if local_mask:
-        mask = gather_keys(mask, split, sp)
+    of_keys = None
+    if mask is not None and call.block.mask == "local":
+        of_keys = gather_keys(mask, split, sp)
     elif mask is not None:
         heads = split_heads(q.shape[1], k.shape[1], sp.ulysses_size)
         mask = own_heads(_query_rows(call, mask, spans), heads, sp)
@@ -40,9 +40,9 @@ def attention_with_cache(
     def with_cache(q, k, v, _):
         kept = cache.attention(place, k, v, total)
         kept.write(k, v, spans)
-        if local_mask:
-            kept.write_mask(mask, spans)
-        return kernel(q, kept.keys, kept.values, kept.mask if local_mask else mask)
+        if of_keys is not None:
+            kept.write_mask(of_keys, spans)
+        return kernel(q, kept.keys, kept.values, mask if of_keys is None else kept.mask)
 
     return sequence_parallel_attention(q, k, v, groups=sp, split_q=split, split_kv=split, kernel=with_cache)
 

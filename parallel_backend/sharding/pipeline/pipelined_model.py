@@ -47,7 +47,7 @@ class PipelinedModel:
     """The stages of `sharded.model`, from `start` to `stop`. `keep_memory`: that of the keys and values stays for the
     next request, at the same addresses.
 
-    Raises ShardingError when there are more stages than blocks.
+    Raises ShardingError when there are more stages than blocks, ValueError for a model outside a session.
     """
 
     def __init__(
@@ -58,6 +58,8 @@ class PipelinedModel:
         note: Callable[[str], None],
         keep_memory: bool = False,
     ):
+        if sharded.session is None:
+            raise ValueError("a pipeline lasts for one session, and the model is in none")
         self._sharded = sharded
         self._model = sharded.model
         self._plan = sharded.plan
@@ -67,7 +69,8 @@ class PipelinedModel:
         self._blocks = staged_blocks(self._model, self._plan)
         self._chunks = own_chunks(self._blocks, pipe.stages.size, pipe.stages.index)
         attentions = sum(1 + len(self._blocks[index].blocks.then) for chunk in self._chunks for index in chunk)
-        kind = (pipe.stages.size, sharded.session.sp.size)
+        self._sequence_size = sharded.session.sp.size
+        kind = (pipe.stages.size, self._sequence_size)
         self._caches = Caches(sharded.pipeline_memory, kind, attentions)
         self._keep_memory = keep_memory
         self._patches, self._patch, self._chunk = 1, 0, self._chunks[0]
@@ -110,6 +113,11 @@ class PipelinedModel:
         return self._patches > 1
 
     @property
+    def _cache_of_patches(self) -> ConditionCache | None:
+        """The keys and values of a model call of patches; None in an exact one."""
+        return self._cache if self.in_patches else None
+
+    @property
     def patch(self) -> tuple[int, int]:
         """(number of this patch, number of patches)"""
         return self._patch, self._patches
@@ -144,18 +152,16 @@ class PipelinedModel:
             return
         conditions, schedule = conditions_of(options, inputs), self._schedule
         why = schedule.exact or self._inexact_alone(call, options)
-        if not why and conditions is None:
-            why = "the conditions of its model calls cannot be told apart"
-        if why:
+        if why or conditions is None:
+            why = why or "the conditions of its model calls cannot be told apart"
             self._note(f"PipeFusion computes every step exactly, without a gain in speed: {why}")
             return
         if schedule.always_exact:
             return
         self._cache = cache = self._caches.of(conditions)
         if cache.calls and not schedule.warming(cache.calls):
-            sequence = self._sharded.session.sp.size
             stages, chunks = self._pipe.stages.size, len(self._chunks)
-            self._patches = schedule.choose(cache.streams, stages, chunks, sequence, self._note)
+            self._patches = schedule.choose(cache.streams, stages, chunks, self._sequence_size, self._note)
         cache.calls += 1
 
     def _inexact_alone(self, call: Call, options: dict[str, Any]) -> str:
@@ -189,19 +195,23 @@ class PipelinedModel:
         return forward
 
     def _each_run(self, call: Call | None, run_forward: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """The output of the last run."""
-        output = None
+        """The output of the last run, the one that goes on to the end of the model's forward."""
         self._runs = [(chunk, patch) for chunk in self._chunks for patch in range(self._patches)]
         self._to_post = 0
-        for run, (chunk, patch) in enumerate(self._runs):
-            self._run, self._chunk, self._patch, self._received = run, chunk, patch, False
-            self._block_number = None
-            self._once.begin_run()
-            if call is not None:
-                call.reset()
+        last = len(self._runs) - 1
+        for run in range(last):
+            self._begin_run(run, call)
             with contextlib.suppress(RunDone):
-                output = run_forward()
-        return output
+                run_forward()
+        self._begin_run(last, call)
+        return run_forward()
+
+    def _begin_run(self, run: int, call: Call | None) -> None:
+        self._chunk, self._patch = self._runs[run]
+        self._run, self._received, self._block_number = run, False, None
+        self._once.begin_run()
+        if call is not None:
+            call.reset()
 
     def _agree_on_room(self, cache: ConditionCache, streams: tuple[int, ...]) -> None:
         """After the first model call of some conditions, whose streams have these lengths. Raises ShardingError on all
@@ -212,7 +222,7 @@ class PipelinedModel:
                 f"PipeFusion keeps keys and values of the whole sequence, {lacking / GIB:.2f} GiB for each set"
                 " of conditions on each device, and that is not free; use ulysses, a smaller image, or more devices"
             )
-        tokens = sum(math.ceil(length / self._sharded.session.sp.size) for length in streams)
+        tokens = sum(math.ceil(length / self._sequence_size) for length in streams)
         self._pipe.mailboxes.agree(tokens, len(streams), self._note)
 
     def _run_once(self, who: Hashable) -> Callable[[Callable], Callable]:
@@ -259,9 +269,10 @@ class PipelinedModel:
         return wrap
 
     def _run_block(self, block: StagedBlock, original: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        if not self._once.active:
+        call = self._sharded.call
+        if call is None or not self._once.active:
             return original(*args, **kwargs)
-        lacks_tokens = any(self._sharded.call.split(segments).total == 0 for segments in _streams(block))
+        lacks_tokens = any(call.split(segments).total == 0 for segments in _streams(block))
         with (
             self._once.inside(block, kwargs) as shared,  # the engine gives all arguments by name
             shapes_without_tokens() if lacks_tokens else contextlib.nullcontext(),
@@ -303,8 +314,8 @@ class PipelinedModel:
     def _post(self, shapes: list[tuple[int, ...]]) -> None:
         """Be ready for what the next run that is not provided for receives."""
         chunk, patch = self._runs[self._to_post]
-        if self.in_patches:
-            self._cache.arriving[self._patches, patch, chunk.start] = shapes
+        if (cache := self._cache_of_patches) is not None:
+            cache.arriving[self._patches, patch, chunk.start] = shapes
         self._pipe.before.post(chunk.start - 1, shapes, (patch, self._patches) if self.in_patches else None)
         self._to_post += 1
 
@@ -312,7 +323,8 @@ class PipelinedModel:
         """Be ready a block before the next run begins, and for what comes from the round before as many runs before it
         as the rank that sends it is ahead. Sooner, it would take memory, and without mailboxes multiprocessors.
         """
-        if not self.in_patches:
+        cache = self._cache_of_patches
+        if cache is None:
             self._to_post = self._run + 1
             return
         ahead = self._patches - self._pipe.stages.size if self._pipe.stages.index == 0 else 0
@@ -321,7 +333,7 @@ class PipelinedModel:
             if chunk.start == 0:
                 self._to_post += 1
                 continue
-            shapes = self._cache.arriving.get((self._patches, patch, chunk.start))
+            shapes = cache.arriving.get((self._patches, patch, chunk.start))
             if shapes is None:  # not yet seen: when the run begins
                 self._to_post = max(self._to_post, self._run + 1)
                 return
@@ -347,7 +359,14 @@ class PipelinedModel:
         segments: Segments,
         kernel: Callable[..., torch.Tensor],
     ) -> torch.Tensor:
-        """As sequence_parallel_attention of q, k, v [B, H, l, D] of this rank's patch: [B, l, H*D]."""
+        """As sequence_parallel_attention of q, k, v [B, H, l, D] of this rank's patch: [B, l, H*D].
+
+        Raises ShardingError unless `attends`.
+        """
+        if self._cache is None or self._block_number is None:
+            raise ShardingError(
+                f"{self._plan.model}: attention over kept keys and values was called outside the stages"
+            )
         return attention_with_cache(call, self._cache, self._block_number, *qkv, mask, segments, kernel)
 
     def patch_made(self, call: Call, output: torch.Tensor, length: int) -> torch.Tensor:
@@ -372,9 +391,15 @@ def _streams(block: StagedBlock) -> dict[Segments, str]:
 
 
 def _hidden_arguments(block: StagedBlock) -> list[str]:
-    """For each output of the block the argument that holds the same tokens."""
+    """The argument that holds the same tokens, for each output of the block. Raises ShardingError if one has none."""
     held = _streams(block)
-    return [held[segments] for segments in block.blocks.returns]
+    found = [held[segments] for segments in block.blocks.returns if segments in held]
+    if len(found) < len(block.blocks.returns):
+        raise ShardingError(
+            f"{block.path} returns {block.blocks.returns}, and only what it also takes ({', '.join(held.values())}) can"
+            f" be handed from stage to stage: leave {block.blocks.path} out of the plan's stages"
+        )
+    return found
 
 
 def _as_tuple(output: Any) -> tuple:

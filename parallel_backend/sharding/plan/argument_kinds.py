@@ -68,10 +68,10 @@ class Rows(Tokens):
 class FirstTokens(Tokens):
     """Hidden states that come first in a tuple; what comes after stays as it is."""
 
-    def count(self, value: tuple) -> int:
+    def count(self, value: Any) -> int:
         return super().count(value[0])
 
-    def cut(self, value: tuple, call: Call) -> tuple:
+    def cut(self, value: Any, call: Call) -> Any:
         return (super().cut(value[0], call), *value[1:])
 
 

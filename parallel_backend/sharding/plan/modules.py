@@ -18,7 +18,7 @@ def module_at(model: torch.nn.Module, path: str) -> torch.nn.Module:
 
     A number is an index into a list, or into the values of a dict; a negative one counts from the end; "1:" is a slice.
     """
-    module = model
+    module: Any = model
     for name in path.split("."):
         try:
             if isinstance(module, torch.nn.ModuleDict):

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal
 
 from .argument_kinds import Argument
 from .token_layout import Segments
@@ -93,7 +93,8 @@ class Undivided:
     segments: Segments
 
 
-GRID = "grid"
+GRID: Final = "grid"
+TokenDim = int | Literal["grid"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class InnerPatch:
     whole: other arguments → the block's argument of which each is this rank's share.
     """
 
-    tokens: Mapping[str, int | str | None]
+    tokens: Mapping[str, TokenDim | None]
     whole: Mapping[str, str] = field(default_factory=dict)
 
 

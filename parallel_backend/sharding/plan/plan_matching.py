@@ -79,10 +79,11 @@ def _check_module(
     arguments: Mapping[str, Any] | Iterable[str],
     signature: str = "",
 ) -> None:
-    names = parameter_names(function_at(signature)) if signature else _forward_names(type(module))
+    cls: Any = type(module)  # for mypy a class is no Hashable
+    names = parameter_names(function_at(signature)) if signature else _forward_names(cls)
     check_arguments(plan.model, path, arguments, names)
 
 
 @functools.cache
-def _forward_names(cls: type) -> tuple[str, ...]:
+def _forward_names(cls: type[torch.nn.Module]) -> tuple[str, ...]:
     return parameter_names(cls.forward)[1:]

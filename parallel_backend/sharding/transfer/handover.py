@@ -63,7 +63,7 @@ class Handover:
         if patch is not None and self.mailbox is not None:
             waits = [self.sending.begin(functools.partial(self.mailbox.put, values, patch))]
         else:
-            waits = [dist.isend(value, self.peer, group=self.group) for value in values if value.numel()]
+            waits = [_begun(dist.isend(value, self.peer, group=self.group)) for value in values if value.numel()]
         self._sent.append(Transfer(values, waits))
 
     def _remember(self, values: list[torch.Tensor]) -> None:
@@ -104,7 +104,7 @@ class Handover:
         if patch is not None and self.mailbox is not None:
             waits = [self.receiving.begin(functools.partial(self.mailbox.get, buffers, patch))]
         else:
-            waits = [dist.irecv(buffer, self.peer, group=self.group) for buffer in buffers if buffer.numel()]
+            waits = [_begun(dist.irecv(buffer, self.peer, group=self.group)) for buffer in buffers if buffer.numel()]
         self._posted.append(Transfer(buffers, waits))
 
     def take(self) -> list[torch.Tensor]:
@@ -112,6 +112,12 @@ class Handover:
         arrived = self._posted.popleft()
         _wait(arrived)
         return arrived.values
+
+
+def _begun(work: dist.Work | None) -> Waiting:
+    """torch gives None to a rank that is not in the group."""
+    assert work is not None
+    return work
 
 
 def _wait(transfer: Transfer) -> None:

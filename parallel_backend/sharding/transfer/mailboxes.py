@@ -129,7 +129,7 @@ class Mailboxes:
     def _flags(self, arena: Arena, way: Handover) -> Values:
         if self._device.type == "cuda":
             return StreamValues(arena.address)
-        timeout = dist.group.WORLD._get_backend(self._device).options._timeout.total_seconds()
+        timeout = dist.distributed_c10d._get_default_group()._get_backend(self._device).options._timeout.total_seconds()
         return PolledValues(arena.memory[:FLAG_BYTES].view(torch.int32), way.peer, timeout)
 
 

@@ -41,7 +41,7 @@ def new_pipe(degree: int, stride: int, total: int, device: torch.device) -> Pipe
             before = Handover(group, first, device)
         if me == first:
             after = Handover(group, second, device)
-    if stages is None:
+    if stages is None or before is None or after is None:
         return None
     return Pipe(stages, before, after, Mailboxes(stages, before, after, device))
 

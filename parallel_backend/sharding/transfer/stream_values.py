@@ -59,7 +59,7 @@ class PolledValues:
     """
 
     def __init__(self, memory: torch.Tensor, peer: int, timeout: float):
-        self._memory = memoryview(memory.numpy())[:: SPACING // memory.itemsize]
+        self._memory = memory.numpy().data[:: SPACING // memory.itemsize]
         self._peer = peer
         self._timeout = timeout
 
