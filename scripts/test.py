@@ -1,8 +1,8 @@
-"""Sets up the host if needed, then runs ruff and the tests in it.
+"""Sets up the host if needed, then runs ruff, mypy and the tests in it.
 
 python3 scripts/test.py [arguments for pytest]
 
-Without arguments all tests run, in three processes at a time, as most also wait for ranks and
+Without arguments types are checked and all tests run, in three processes at a time, as most also wait for ranks and
 ComfyUIs. Then those of faults, which are about ranks that do not answer in time. The slowest are listed.
 """
 
@@ -31,6 +31,8 @@ def main() -> int:
         "ruff check": [tools / "ruff", "check", "--no-cache", "."],
         "ruff format": [tools / "ruff", "format", "--no-cache", "--check", "."],
     }
+    if not sys.argv[1:]:
+        checks["mypy"] = [sys.executable, PACK_ROOT / "scripts" / "check_types.py"]
     for name, arguments in ({"pytest": sys.argv[1:]} if sys.argv[1:] else ALL).items():
         checks[name] = [tools / "pytest", "-q", *arguments]
     environment = {**os.environ, "COMFYUI_PATH": str(host.tree), "PYTHONDONTWRITEBYTECODE": "1"}
