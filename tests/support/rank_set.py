@@ -20,18 +20,29 @@ ANSWER_WITHIN_S = 240
 
 
 class RankSets:
-    """Number of ranks → RankSet. `side`: a class, "module:name", as rank_origin.py describes it."""
+    """Number of ranks → RankSet. `side`: a class, "module:name", as rank_origin.py describes it. `most`: ranks that
+    live at a time in all sets, where one set alone does not have more.
+    """
 
-    def __init__(self, side: str, environment: dict[str, str] | None = None):
+    def __init__(self, side: str, environment: dict[str, str] | None = None, most: int | None = None):
+        self._most = most
         self._origin = Origin(side, environment or {})
         self._sets: dict[int, RankSet] = {}
 
     def __getitem__(self, size: int) -> "RankSet":
-        return self._sets.setdefault(size, RankSet(size, self._origin))
+        ranks = self._sets[size] = self._sets.pop(size, None) or RankSet(size, self._origin)
+        others = [other for other in self._sets.values() if other is not ranks and other.lives]
+        while self._most is not None and others and size + sum(other.size for other in others) > self._most:
+            others.pop(0).stop()  # the one that was asked for longest ago
+        return ranks
 
-    def stop(self) -> None:
+    def end_ranks(self) -> None:
+        """The next `run` of a set starts its ranks anew."""
         for ranks in self._sets.values():
             ranks.stop()
+
+    def stop(self) -> None:
+        self.end_ranks()
         self._origin.stop()
 
 
@@ -42,6 +53,10 @@ class RankSet:
         self._pipes: list[Connection] = []
         self._pids: list[int] = []
         self._folder: tempfile.TemporaryDirectory | None = None
+
+    @property
+    def lives(self) -> bool:
+        return bool(self._pipes)
 
     def run(self, command: tuple) -> list:
         """Every rank's answer, which is Side().answer(*command). Raises RuntimeError."""

@@ -1,5 +1,7 @@
 """In which order and company tests run."""
 
+import itertools
+import math
 import os
 import re
 
@@ -11,6 +13,8 @@ FULL = os.environ.get(ALL) == "1"
 KINDS = ("loader", "stock")  # of MODELs: xDiT Loader's, and a stock loader's given to xDiT Sampler
 # Long cases of what shorter ones show, too.
 full_run = pytest.mark.skipif(not FULL, reason=f"long, and others show it too; run by {ALL}=1")
+DEGREES = ("ulysses", "ring", "cfg", "batch", "stages")
+PAIRS = ("split", "factoring")  # of degrees
 SHARED_RANKS = ("tests/models", "tests/sharding")
 
 
@@ -25,16 +29,19 @@ class SharedFixtures(LoadScopeScheduling):
 
 def by_ranks(items: list) -> None:
     """Order the tests of each file by the number of CPU ranks that their parameters name, two where they name none:
-    another number means that a server's ranks end and others start, which takes longer than most tests.
+    another number means that a server's ranks end and others start, which takes longer than most tests, or that one
+    more set of ranks takes memory.
     """
     files = {item.path: place for place, item in reversed(list(enumerate(items)))}
+    items.sort(key=lambda item: (files[item.path], _ranks(item.callspec.params if hasattr(item, "callspec") else {})))
 
-    def ranks(item) -> int:
-        parameters = repr(item.callspec.params) if hasattr(item, "callspec") else ""
-        named = re.findall(r"cpu:(\d+)", parameters)
-        return int(named[0]) if named else 2
 
-    items.sort(key=lambda item: (files[item.path], ranks(item)))
+def _ranks(parameters: dict[str, object]) -> int:
+    named = re.findall(r"cpu:(\d+)", repr(parameters))
+    pairs = [parameters[name] for name in PAIRS if isinstance(parameters.get(name), tuple)]
+    found = [*(parameters.get(name) for name in DEGREES), *itertools.chain.from_iterable(pairs)]
+    degrees = [degree for degree in found if isinstance(degree, int)]
+    return int(named[0]) if named else parameters.get("ranks", max(2, math.prod(degrees)))
 
 
 def one_kind_each(items: list) -> None:
