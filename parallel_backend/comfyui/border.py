@@ -118,6 +118,7 @@ USED = (
         "the choice of an attention kernel",
         ("q", "k", "v"),
     ),
+    Used("comfy.ops.disable_weight_init", "the layers of a model that describe_model makes", "describe_model"),
     Used("comfy_api.torch_helpers.torch_compile.COMPILE_KEY", "TorchCompileModel is known by it", NODES_OF_PACKS),
     # Memory
     Used("comfy.model_management.current_loaded_models", "what the ranks hold is shown there", MEMORY),
