@@ -6,6 +6,7 @@ from support.compare import TOLERANCE, both
 from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import rank_pids
+from support.scheduling import full_run
 
 
 def sampled(graph, model, sampler="KSampler", cfg=1.0, **inputs):
@@ -116,7 +117,7 @@ def test_an_unplanned_model_is_refused_where_the_config_says_so(client, models):
         ("cpu:2", {"cfg": 2}, 3.0),
         ("cpu:4", {"ulysses": 2, "ring": 2}, 1.0),
         ("cpu:4", {"ring": 2, "cfg": 2}, 3.0),
-        ("cpu:4", {"ring": 4}, 1.0),
+        pytest.param("cpu:4", {"ring": 4}, 1.0, marks=full_run),
     ],
 )
 def test_manual_degrees(client, comfy, models, devices, options, cfg):

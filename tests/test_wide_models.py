@@ -1,8 +1,9 @@
 """Sampling with Qwen-Image and Z-Image through the real server. Their width is fixed, so the files are large.
 
-The usual tests run each with a LoRA and a ControlNet at once. Plain, and with one of the two (five minutes):
+Each with a LoRA and a ControlNet at once, in a full run; XDIT_TEST_WIDE=all: plain, and with one of the two, too (five
+minutes):
 
-    XDIT_TEST_WIDE=all python3 scripts/test.py tests/test_wide_models.py
+    XDIT_TEST_ALL=1 XDIT_TEST_WIDE=all python3 scripts/test.py tests/test_wide_models.py
 """
 
 import os
@@ -92,7 +93,8 @@ CONTROL = {"qwen_image": with_qwen_controlnet, "z_image": with_z_image_control}
 ALONE = pytest.mark.skipif(os.environ.get("XDIT_TEST_WIDE") != "all", reason="long: XDIT_TEST_WIDE=all runs it")
 
 
-@pytest.mark.parametrize("family", [pytest.param("qwen_image", marks=full_run), "z_image"])
+@full_run
+@pytest.mark.parametrize("family", ["qwen_image", "z_image"])
 @pytest.mark.parametrize(
     "what",
     [

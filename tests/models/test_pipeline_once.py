@@ -6,6 +6,7 @@ import re
 
 import pytest
 from support.model_matrix import TOLERANCE
+from support.scheduling import full_run
 
 PATCHES = 4
 # Case → what the paths of the modulations match. The last stage runs that of the final layer for each patch.
@@ -26,7 +27,11 @@ SHORT_STREAMS = {
 
 @pytest.mark.parametrize(
     ("name", "compiled"),
-    [*((name, False) for name in MODULATIONS), ("flux: plain", True), ("sd3.5 medium: batch 2, odd size", True)],
+    [
+        *((name, False) for name in MODULATIONS),
+        ("flux: plain", True),
+        pytest.param("sd3.5 medium: batch 2, odd size", True, marks=full_run),
+    ],
 )
 def test_modulations_run_once_for_each_model_call(rank_sets, name, compiled):
     def times(runs, pattern=MODULATIONS[name]):
