@@ -6,6 +6,7 @@ from support.compare import TOLERANCE, both, flux_loaders
 from support.parity import relative_error
 from support.prompts import Graph
 from support.ranks import rank_pids
+from support.scheduling import full_run
 from support.tiny_models import ModelShelf
 from support.waiting import wait_until
 
@@ -21,7 +22,7 @@ def pair(client, models, node, ranks=None, **inputs):
     return relative_error(found, stock)
 
 
-RANKS = [{"devices": "cpu:3", "ring": 3}, {"devices": "cpu:1"}, {"ulysses": 2}]
+RANKS = [pytest.param({"devices": "cpu:3", "ring": 3}, marks=full_run), {"devices": "cpu:1"}, {"ulysses": 2}]
 
 
 @pytest.mark.parametrize("ranks", RANKS, ids=str)

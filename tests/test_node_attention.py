@@ -48,6 +48,7 @@ def test_flux_on_two_ranks(client, comfy, models, node, degrees):
         assert "computes every step exactly" in console
 
 
+@full_run
 @pytest.mark.parametrize("node", ["ForeignRegionalAttention", "ForeignHeadScales"])
 def test_flux_by_ulysses_and_ring_together(client, models, node):
     stock, found = flux(client, models, node, devices="cpu:4", flux=FOUR_HEADS, ulysses=2, ring=2)
