@@ -41,7 +41,10 @@ def _ranks(parameters: dict[str, object]) -> int:
     pairs = [parameters[name] for name in PAIRS if isinstance(parameters.get(name), tuple)]
     found = [*(parameters.get(name) for name in DEGREES), *itertools.chain.from_iterable(pairs)]
     degrees = [degree for degree in found if isinstance(degree, int)]
-    return int(named[0]) if named else parameters.get("ranks", max(2, math.prod(degrees)))
+    if named:
+        return int(named[0])
+    ranks = parameters.get("ranks")
+    return ranks if isinstance(ranks, int) else max(2, math.prod(degrees))
 
 
 def one_kind_each(items: list) -> None:
