@@ -18,9 +18,9 @@ import comfy.ldm.modules.attention
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ..sharding.foreign.kernel_choice import OVERRIDE
 from ..sharding.plan.modules import bind, parameter_names
 
-OVERRIDE = "optimized_attention_override"
 IMAGE, TEXT, BOTH = "img", "txt", "txt + img"
 
 

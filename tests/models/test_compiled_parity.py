@@ -1,16 +1,13 @@
 """Models with compiled blocks, whole and sharded, give what they give as ComfyUI wrote them."""
 
-import os
-
 import pytest
-from support.model_matrix import TOLERANCE
+from support.model_matrix import FULL, TOLERANCE
 from support.model_side import TREE
 from support.rank_set import RankSets
 from support.scheduling import full_run
 
 from models.cases import CASES
 
-FULL = os.environ.get("XDIT_FULL_MATRIX") == "1"
 CHOSEN = (
     "flux: plain",
     "flux: ControlNet",

@@ -1,16 +1,13 @@
 """Models whose weights are divided over real processes give what they give with whole weights, and hold a share."""
 
-import os
-
 import pytest
-from support.model_matrix import TOLERANCE
+from support.model_matrix import FULL, TOLERANCE
 from support.quantised import FORMATS
 from support.tiny_models import ModelShelf
 from support.weights_side import Figures
 
 from models.cases import CASES
 
-FULL = os.environ.get("XDIT_FULL_MATRIX") == "1"
 CHOSEN = (
     "flux: plain",
     "flux2: timestep zero references",

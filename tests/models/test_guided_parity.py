@@ -5,14 +5,11 @@ Each model by conditions and by rows, in turn alone and together with Ulysses. A
     XDIT_FULL_MATRIX=1 python3 scripts/test.py tests/models/test_guided_parity.py
 """
 
-import os
-
 import pytest
-from support.model_matrix import TOLERANCE, guided
+from support.model_matrix import FULL, TOLERANCE, guided
 
 from models.cases import CASES
 
-FULL = os.environ.get("XDIT_FULL_MATRIX") == "1"
 PLAIN = [case for case in CASES.values() if guided(case)]
 
 

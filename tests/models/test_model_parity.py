@@ -1,14 +1,11 @@
 """Every planned model, sharded over real processes, gives what it gives on one device."""
 
-import os
-
 import pytest
-from support.model_matrix import FACTORINGS, TOLERANCE
+from support.model_matrix import FACTORINGS, FULL, TOLERANCE
 
 from models.cases import CASES
 
 VISIBLE = 1e-3
-FULL = os.environ.get("XDIT_FULL_MATRIX") == "1"
 
 
 def pairwise():

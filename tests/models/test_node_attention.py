@@ -3,14 +3,11 @@
 All of them, as in test_model_parity.py, under XDIT_FULL_MATRIX=1.
 """
 
-import os
-
 import pytest
-from support.model_matrix import FACTORINGS, TOLERANCE
+from support.model_matrix import FACTORINGS, FULL, TOLERANCE
 
 from models.cases import CASES
 
-FULL = os.environ.get("XDIT_FULL_MATRIX") == "1"
 # Its blocks call attention without transformer_options, so that no override reaches it.
 WITHOUT_OPTIONS = ("ernie", "pixart", "hunyuan-dit")
 GUIDES = "guide frames"

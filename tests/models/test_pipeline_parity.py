@@ -1,12 +1,9 @@
 """PipeFusion equals one device that applies the same staleness, and unsharded sampling as long as it warms up."""
 
-import os
-
 import pytest
-from support.model_matrix import TOLERANCE
+from support.model_matrix import FULL, TOLERANCE
 
 STEPS = 3
-FULL = os.environ.get("XDIT_FULL_MATRIX") == "1"
 JOINT, ODD, REFERENCES, LONG_TEXT = {87: (33, 54)}, {42: (7, 35)}, {113: (33, 80)}, {96: (80, 16)}
 # Case → the segments of each of its attentions over all tokens, by their number of tokens.
 CASES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,7 @@ from support.model_case import ModelCase
 
 TOLERANCE = 1e-5  # relative, fp32
 FACTORINGS = ((2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (1, 3))  # ulysses, ring
+FULL = os.environ.get("XDIT_FULL_MATRIX") == "1"  # every way of dividing and every mode
 GUIDED = ((2, 1, 1), (1, 2, 1), (2, 1, 2), (1, 2, 2))  # cfg, batch, ulysses
 
 SEQUENCE, RING, CONTROLNET, REFERENCE, CFG, BATCH = "Ulysses", "ring", "ControlNet", "reference", "CFG", "batch"
